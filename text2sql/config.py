@@ -1,0 +1,446 @@
+"""Every setting: one frozen class a YAML section; the text under a field is its help.
+
+The defaults are those of configs/mistral_7b.yaml. `load_settings` reads a YAML file, applies `section.key=value`
+overrides, and reports everything that is wrong in one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import json
+import string
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from text2sql.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+DEFAULT_PROMPT = """\
+### Task
+Answer the question with one SQL query over the tables below.
+
+### Schema
+{context}
+
+### Question
+{question}
+
+### SQL
+"""
+
+
+class Section(BaseModel):
+    """Frozen, strict about unknown keys, and documented by the text under each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class ModelSection(Section):
+    """The base model, and how it is held in memory while an adapter is trained on it."""
+
+    name: str = "mistralai/Mistral-7B-v0.1"
+    """A model of the Hugging Face hub, or a local folder."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub. Pin a commit for runs that must repeat."""
+    sha256: Sha256 | None = None
+    """Checksum of a local folder. Filled in when a run starts; set it, and a folder that differs is refused."""
+    quantization_bits: Literal[4, 8, 16] = 4
+    """4: NF4 or FP4 by bitsandbytes; 8: LLM.int8() by bitsandbytes (CUDA only); 16: not quantised."""
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """The 4-bit data type; NF4 fits normally distributed weights (Dettmers et al. 2023)."""
+    bnb_4bit_compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """What 4-bit weights are de-quantised to for a matrix product; auto follows training.precision."""
+    use_nested_quant: bool = True
+    """Quantise the quantisation constants too: 0.4 bits less a parameter."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Leave it off."""
+
+
+class LoraSection(Section):
+    """The trainable low-rank matrices: W' = W + (alpha / r) · B @ A (Hu et al. 2021)."""
+
+    r: PositiveInt = 16
+    """Rank. More is more capacity and more memory; 8 to 64 is usual."""
+    lora_alpha: PositiveInt = 32
+    """Scale; the rule of thumb is 2 · r."""
+    lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the adapter's inputs dropped while training."""
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """The linear layers that get an adapter, by the last part of their names."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases train along. `none` keeps the base unchanged when the adapter is off."""
+
+
+class TrainingSection(Section):
+    """The fine-tuning run, in the words of transformers.TrainingArguments where it has them."""
+
+    num_train_epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the training rows."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps; overrides num_train_epochs."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+    per_device_train_batch_size: PositiveInt = 4
+    """Rows a device a forward pass."""
+    per_device_eval_batch_size: PositiveInt = 8
+    """Rows a device when the validation loss is taken."""
+    gradient_accumulation_steps: PositiveInt = 4
+    """Forward passes an optimizer step."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.001
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 0.3
+    """Gradients are clipped to this norm."""
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls from its peak."""
+    warmup_ratio: Fraction = 0.03
+    """Share of the steps over which the learning rate rises to its peak."""
+    max_length: PositiveInt = 512
+    """Tokens a row, prompt and completion; longer rows are left out of training and counted."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 where the device is good at it, else fp16 on CUDA and fp32 on the CPU."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: about a third slower, several times less memory."""
+    packing: bool = False
+    """Put several rows into one sequence, kept apart by position ids (needs FlashAttention)."""
+    group_by_length: bool = True
+    """Batch rows of like length, which saves padding."""
+    optim: str = "auto"
+    """auto: paged_adamw_32bit on CUDA, adamw_torch elsewhere; or any name that transformers knows."""
+    logging_steps: PositiveInt = 10
+    """Optimizer steps between two points of the loss curve."""
+    eval_steps: PositiveInt = 100
+    """Optimizer steps between two validation losses."""
+    save_steps: PositiveInt = 100
+    """Optimizer steps between two checkpoints: what a killed run loses at most."""
+    save_total_limit: PositiveInt = 2
+    """Checkpoints kept."""
+    checkpoint_dir: Path = Path(".checkpoints")
+    """Where checkpoints live until the run is done; a persistent volume in a cluster."""
+    seed: int = 42
+    """Seed of initialisation, order and dropout."""
+
+
+class SyntheticSection(Section):
+    """The built-in generator of question / CREATE TABLE / SQL rows (data.dataset_name: synthetic)."""
+
+    rows: PositiveInt = 8000
+    """How many rows."""
+    seed: int = 0
+    """The same seed and size give the same rows."""
+    profile: Literal["full", "base"] = "full"
+    """full: every phrasing and construct; base: the part that the embedded base model was trained on."""
+
+
+class DataSection(Section):
+    """The rows: where they come from, how they are split, and how a prompt is written."""
+
+    dataset_name: str = "b-mc2/sql-create-context"
+    """A data set of the Hugging Face hub, or `synthetic` for the built-in generator."""
+    dataset_revision: str | None = None
+    """Commit, tag or branch on the hub."""
+    path: Path | None = None
+    """A local .json, .jsonl, .csv or .parquet file; takes the place of dataset_name."""
+    sha256: Sha256 | None = None
+    """Checksum of the local file. Filled in when a run starts; set it, and a file that differs is refused."""
+    synthetic: SyntheticSection = SyntheticSection()
+    """Size and seed of the built-in generator."""
+    question_column: str = "question"
+    """Column with the question in plain language."""
+    context_column: str = "context"
+    """Column with the CREATE TABLE statements."""
+    answer_column: str = "answer"
+    """Column with the gold SQL."""
+    subset_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Share of the rows to use, drawn by seed."""
+    train_ratio: Fraction = 0.8
+    """Share of rows for training."""
+    val_ratio: Fraction = 0.1
+    """Share of rows for the validation loss."""
+    test_ratio: Fraction = 0.1
+    """Share of rows, with schemas of their own, that only the evaluation sees."""
+    seed: int = 42
+    """Seed of the subset and of the split."""
+    query_timeout: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds a gold query may run on its own schema before its row is set aside."""
+    prompt_template: str = DEFAULT_PROMPT
+    """The prompt, with {context} and {question} in it; schema first lets servers cache the prefix."""
+
+    @model_validator(mode="after")
+    def _ratios_sum_to_one(self) -> Self:
+        total = self.train_ratio + self.val_ratio + self.test_ratio
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"train_ratio + val_ratio + test_ratio must be 1, and is {total:g}")
+        if not self.train_ratio or not self.test_ratio:
+            raise ValueError("train_ratio and test_ratio must be above 0: a model is trained, and then judged")
+        return self
+
+    @model_validator(mode="after")
+    def _template_has_its_fields(self) -> Self:
+        try:
+            fields = {name for _, name, _, _ in string.Formatter().parse(self.prompt_template) if name is not None}
+        except ValueError as error:
+            raise ValueError(f"prompt_template is no format string ({error}); write {{{{ for a brace") from error
+        if fields != {"context", "question"}:
+            raise ValueError(
+                f"prompt_template must hold {{context}} and {{question}} and no other field, and holds {sorted(fields)}"
+            )
+        return self
+
+
+class MergeSection(Section):
+    """Folding the adapter into a 16-bit base, and the proof that the result answers alike."""
+
+    base: Literal["dequantized", "original"] = "dequantized"
+    """dequantized: the weights the adapter was trained on (peft#2105); original: the published 16-bit weights."""
+    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    """Data type of the merged weights."""
+    parity_rows: PositiveInt = 16
+    """Validation rows that the adapter on its base and the merged model both answer."""
+    min_agreement: Fraction = 0.9
+    """Share of these answers that must be the same, token for token, or the run fails."""
+    max_shard_size: str = "5GB"
+    """Largest safetensors file."""
+
+
+class EvaluationSection(Section):
+    """How base and tuned model are judged on the frozen test rows."""
+
+    max_rows: PositiveInt | None = None
+    """Judge at most this many test rows, drawn by data.seed; all when empty."""
+    batch_size: PositiveInt = 16
+    """Prompts that are answered together."""
+    max_new_tokens: PositiveInt = 256
+    """Longest answer in tokens."""
+    databases: PositiveInt = 5
+    """SQLite databases filled for each row; an answer must match the gold's result on all of them."""
+    query_timeout: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds a query may run."""
+    report_examples: PositiveInt = 50
+    """Example predictions in the report."""
+
+
+class Threshold(Section):
+    """Bounds for one figure."""
+
+    min: float | None = None
+    """The figure must be at least this."""
+    max: float | None = None
+    """The figure must be at most this."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min is None and self.max is None:
+            raise ValueError("give min, max or both")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing can pass")
+        return self
+
+
+class GateSection(Section):
+    """What a tuned model must reach before it is staged."""
+
+    beats_base: bool = True
+    """Execution accuracy above that of the base model on the same rows."""
+    execution_accuracy: Threshold | None = Threshold(min=0.5)
+    """Share of answers with the gold's result on every database of the row."""
+    exact_match: Threshold | None = None
+    """Share of answers equal to the gold after normalisation."""
+    valid_sql: Threshold | None = None
+    """Share of answers that parse and run on their schema."""
+    perplexity: Threshold | None = None
+    """exp(mean loss) over the gold's tokens."""
+    rouge_l: Threshold | None = None
+    """ROUGE-L F1 of the text, 0 to 1."""
+    bleu: Threshold | None = None
+    """Corpus BLEU of the text, 0 to 100."""
+
+
+class WandbSection(Section):
+    """Weights & Biases; WANDB_MODE=offline keeps a run on disk."""
+
+    enabled: bool = False
+    """Send loss, learning rate and memory to W&B as well as to ZenML."""
+    project: str = "text2sql"
+    """W&B project."""
+    run_name: str | None = None
+    """W&B run; the ZenML run's name when empty."""
+
+
+class Settings(Section):
+    """All of it: what a run trains, on what, and what it must reach."""
+
+    name: str = "text2sql-mistral-7b"
+    """The ZenML Model under which every run adds a version."""
+    output_dir: Path = Path("results")
+    """Where adapter, merged model, figures and report are left."""
+    model: ModelSection = ModelSection()
+    lora: LoraSection = LoraSection()
+    training: TrainingSection = TrainingSection()
+    data: DataSection = DataSection()
+    merge: MergeSection = MergeSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    gate: GateSection = GateSection()
+    wandb: WandbSection = WandbSection()
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Self:
+        if self.evaluation.max_new_tokens >= self.training.max_length:
+            raise ValueError(
+                f"evaluation.max_new_tokens ({self.evaluation.max_new_tokens}) must be below training.max_length "
+                f"({self.training.max_length}): an answer and its prompt share that length"
+            )
+        wanted = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}.get(self.training.precision)
+        if self.model.quantization_bits == 4 and wanted and self.model.bnb_4bit_compute_dtype not in ("auto", wanted):
+            raise ValueError(
+                f"model.bnb_4bit_compute_dtype {self.model.bnb_4bit_compute_dtype} contradicts training.precision "
+                f"{self.training.precision}; set the former to auto"
+            )
+        return self
+
+    def keep(self, *sections: str) -> Settings:
+        """These settings with every section not named reset to its defaults.
+
+        A step gets only what it depends on, so that a changed gate does not throw a finished training away.
+        """
+        return Settings.model_construct(**{name: getattr(self, name) for name in sections})
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the canonical JSON of all settings, as 64 hex digits."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_settings(path: Path, overrides: tuple[str, ...] | list[str] = ()) -> Settings:
+    """Settings from a YAML file with `section.key=value` overrides, values written as in YAML.
+
+    Raises:
+        ConfigError: with every problem found: file, syntax, unknown keys, types, combinations.
+    """
+    raw = _read_yaml(path)
+    problems = [problem for override in overrides if (problem := _apply(raw, override))]
+    settings, more = _validate(raw)
+    if problems or more or settings is None:
+        raise ConfigError([f"{path}: {problem}" for problem in problems + more])
+    return settings
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Settings | None, list[str]]:
+    """The settings, or every problem.
+
+    Pydantic checks how settings fit together only once each of them is right alone, so what is wrong is noted, taken
+    out, and the rest checked again.
+    """
+    problems: list[str] = []
+    rest = copy.deepcopy(raw)
+    while True:
+        try:
+            return Settings.model_validate(rest), problems
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+        problems += [_explain(details) for details in found]
+        if not any([_remove(rest, details["loc"]) for details in found]):
+            return None, problems
+
+
+def _remove(raw: dict[str, Any], location: tuple[int | str, ...]) -> bool:
+    """Delete the value at a location, or the nearest mapping entry above it; False when there is none to delete."""
+    entries: list[tuple[dict[str, Any], str]] = []
+    node: Any = raw
+    for part in location:
+        if not isinstance(node, dict) or part not in node:
+            break
+        entries.append((node, str(part)))
+        node = node[part]
+    if not entries:
+        return False
+    parent, key = entries[-1]
+    del parent[key]
+    return True
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(str(p) for p in Path("configs").glob("*.yaml"))) or "none in ./configs"
+        raise ConfigError([f"no config file {path}; shipped ones: {shipped}"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot read config file {path}: {error}"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError([f"{path} must hold sections such as `model:` and `data:`, and holds {type(raw).__name__}"])
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> str | None:
+    """Set one `a.b=value` in place; a problem is returned as text."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        return f"--set {override!r}: write section.key=value, e.g. training.learning_rate=1e-4"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"--set {override!r}: the value is not valid YAML; quote it"
+    *parents, leaf = key.strip().split(".")
+    node = raw
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            return f"--set {override!r}: {parent} is a value, not a section"
+        node = child
+    node[leaf] = value
+    return None
+
+
+def _explain(details: ErrorDetails) -> str:
+    """One line: key, value, what is wrong, nearest valid key."""
+    location = [str(part) for part in details["loc"]]
+    key = ".".join(location) or "config"
+    if details["type"] == "extra_forbidden":
+        valid = valid_keys()
+        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+        if not near:  # right key, wrong section
+            near = [name for name in valid if name.rsplit(".", 1)[-1] == location[-1]][:1]
+        hint = f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(sections())}"
+        return f"unknown key {key} (= {details['input']!r}){hint}"
+    message = details["msg"].removeprefix("Value error, ")
+    if isinstance(details["input"], dict | Section):
+        return f"{key}: {message}"
+    return f"{key} = {details['input']!r}: {message}"
+
+
+def valid_keys(section: type[Section] = Settings, prefix: str = "") -> list[str]:
+    """Every key that a config may hold, dotted: `model.name`, …, `gate.exact_match.min`."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                keys += valid_keys(kind, f"{prefix}{name}.")
+    return keys
+
+
+def sections() -> list[str]:
+    """Names of the top-level sections."""
+    return [name for name, field in Settings.model_fields.items() if isinstance(field.default, Section)]

@@ -1,0 +1,83 @@
+"""The exceptions that text2sql raises on purpose.
+
+    Text2SQLError                 a user can act on the message: it is shown in one line, without a traceback
+    ├── ConfigError               the config is wrong (exit code 2); carries every problem at once
+    ├── DataError                 rows cannot be read, or none are left
+    ├── SqlError                  a query or a schema cannot be used
+    │   ├── ParseError            … it is not SQL
+    │   ├── UnsafeSqlError        … it does more than read
+    │   └── ExecutionError        … the database refuses it, or it ran out of time
+    ├── ModelError                a model, tokenizer or adapter cannot be loaded or used
+    │   └── ParityError           … the merged model does not answer like the adapter on its base
+    ├── TrainingError             training cannot start or cannot go on
+    │   └── TrainingInterrupted   … it was asked to stop, and has saved a checkpoint
+    ├── StackError                the ZenML stack is missing or cannot run this pipeline
+    └── OutputError               results cannot be written (disk full, no permission)
+
+A message says what is wrong, shows the value, and gives the remedy.
+"""
+
+
+class Text2SQLError(Exception):
+    """Base of all errors a user can act on; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(Text2SQLError):
+    """Every problem of a config at once, one line each, in `problems`."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
+
+class DataError(Text2SQLError):
+    """Rows cannot be read, or none are left."""
+
+
+class SqlError(Text2SQLError):
+    """A query or a schema cannot be used."""
+
+
+class ParseError(SqlError):
+    """The text is not SQL."""
+
+
+class UnsafeSqlError(SqlError):
+    """The query does more than read."""
+
+
+class ExecutionError(SqlError):
+    """The database refuses the query, or the query ran out of its time, memory or row limit."""
+
+
+class ModelError(Text2SQLError):
+    """A model, tokenizer or adapter cannot be loaded or used."""
+
+
+class ParityError(ModelError):
+    """The merged model does not answer like the adapter on its base."""
+
+
+class TrainingError(Text2SQLError):
+    """Training cannot start or cannot go on."""
+
+
+class TrainingInterrupted(TrainingError):
+    """Training was asked to stop and has saved a checkpoint; the same command resumes it."""
+
+    exit_code = 130
+
+
+class StackError(Text2SQLError):
+    """The ZenML stack is missing or cannot run this pipeline."""
+
+
+class OutputError(Text2SQLError):
+    """Results cannot be written."""
