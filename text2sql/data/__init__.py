@@ -1,0 +1,1 @@
+"""Rows in: load, synthesise, check, split, render as prompts."""
