@@ -354,7 +354,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Settings | None, list[str]]:
         except ValidationError as error:
             found = error.errors(include_url=False)
         problems += [_explain(details) for details in found]
-        if not any([_remove(rest, details["loc"]) for details in found]):
+        if not sum(_remove(rest, details["loc"]) for details in found):  # all of them; any() would stop at the first
             return None, problems
 
 
