@@ -1,0 +1,200 @@
+"""Drawing rows: a construct on a database, as a question and as SQL."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from text2sql.data.synthetic.catalogue import Construct, Kind, constructs
+from text2sql.data.synthetic.schema import Column, Database, Schemas, Table
+
+Profile = Literal["full", "base"]
+Row = dict[str, str]
+
+ROWS_A_SCHEMA = (3, 7)
+"""Questions asked of one database: from, to."""
+
+TABLES_JOINED = {1: (1, 0, 0), 2: (30, 70, 0), 3: (15, 30, 55)}
+"""Tables in the database → weights of queries over one, two and three of them."""
+
+OPERATORS = {
+    ">": ("greater than", "above", "over", "more than"),
+    "<": ("less than", "below", "under"),
+    ">=": ("at least",),
+    "<=": ("at most",),
+}
+"""Operator → its words, the base profile's first; the base knows only > and <."""
+
+AGGREGATES = {
+    "AVG": ("average", "mean"),
+    "SUM": ("total", "summed"),
+    "MIN": ("minimum", "smallest", "lowest"),
+    "MAX": ("maximum", "largest", "highest"),
+}
+TOPS = {" DESC": ("highest", "largest", "greatest"), "": ("lowest", "smallest")}
+WAYS = {" DESC": ("descending",), "": ("ascending",)}
+EXTREMES = {"MIN": ("lowest", "smallest"), "MAX": ("highest", "largest")}
+
+_CHOICE = re.compile(r"\[([^\]]*)\]")
+
+
+def generate_rows(count: int, seed: int = 0, profile: Profile = "full") -> list[Row]:
+    """`count` rows with the columns question, context, answer and construct.
+
+    The same seed and profile give the same rows, and fewer of them the same rows' beginning. No two databases share a
+    table, and the two profiles share none either.
+    """
+    rows: list[Row] = []
+    stream = _stream(seed, profile)
+    while len(rows) < count:
+        rows.append(next(stream))
+    return rows
+
+
+def _stream(seed: int, profile: Profile) -> Iterator[Row]:
+    rng = random.Random(f"text2sql:{profile}:{seed}")
+    schemas = Schemas(rng, profile)
+    known = [c for c in constructs() if profile == "full" or c.base]
+    by_size = {size: [c for c in known if len(c.tables) == size] for size in (1, 2, 3)}
+    while True:
+        database = schemas.draw()
+        asked: set[str] = set()
+        for _ in range(rng.randint(*ROWS_A_SCHEMA)):
+            size = rng.choices((1, 2, 3), TABLES_JOINED[len(database.tables)])[0]
+            row = _ask(rng, rng.choice(by_size[size]), database, profile)
+            if row is not None and row["question"] not in asked:
+                asked.add(row["question"])
+                yield row
+
+
+def _ask(rng: random.Random, construct: Construct, database: Database, profile: Profile) -> Row | None:
+    """One row, or None when the tables drawn lack the columns that the construct wants."""
+    tables, keys = _joined(rng, construct, database)
+    drawn = _draw_columns(rng, construct, tables)
+    if drawn is None:
+        return None
+    question: dict[str, object] = dict(zip("tuw", map(_Noun, tables), strict=False))
+    sql: dict[str, object] = dict(zip("tuw", (table.name for table in tables), strict=False))
+    sql |= dict(zip(("k", "k2"), keys, strict=False))
+    for slot, (position, column) in drawn.items():
+        alias = f"T{position + 1}." if len(tables) > 1 else ""
+        values = _Values(rng, column.kind)
+        question[slot] = _Phrase(column.phrase, values)
+        sql[slot] = _Identifier(alias + column.name, column.name, values)
+    for name, choices in (("op", OPERATORS), ("agg", AGGREGATES), ("top", TOPS), ("way", WAYS), ("extreme", EXTREMES)):
+        sql[name], question[name] = _pick(rng, choices, profile)
+    question["n"] = sql["n"] = rng.randint(2, 9)
+    templates = construct.base if profile == "base" else construct.base + construct.more
+    template = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), rng.choice(templates))
+    text = template.format_map(question)
+    return {
+        "question": text[0].upper() + text[1:],
+        "context": database.context,
+        "answer": construct.sql.format_map(sql),
+        "construct": construct.name,
+    }
+
+
+def _joined(rng: random.Random, construct: Construct, database: Database) -> tuple[list[Table], list[str]]:
+    """The construct's tables in its order, and the keys between neighbours."""
+    size = len(construct.tables)
+    start = rng.randint(0, len(database.tables) - size)
+    tables = list(database.tables[start : start + size])
+    keys = list(database.keys[start : start + size - 1])
+    if size > 1 and construct.tables != "pcg"[:size]:  # the file writes the chain from its far end
+        tables.reverse()
+        keys.reverse()
+    return tables, keys
+
+
+def _draw_columns(
+    rng: random.Random, construct: Construct, tables: list[Table]
+) -> dict[str, tuple[int, Column]] | None:
+    drawn: dict[str, tuple[int, Column]] = {}
+    for slot, spec in construct.slots.items():
+        position, _, sort = spec.rpartition(".")
+        index = int(position or 1) - 1
+        taken = [column for at, column in drawn.values() if at == index]
+        fitting = [
+            column
+            for column in tables[index].columns
+            if column not in taken and (sort == "any" or column.kind.is_number == (sort == "number"))
+        ]
+        if not fitting:
+            return None
+        drawn[slot] = (index, rng.choice(fitting))
+    return drawn
+
+
+def _pick(rng: random.Random, choices: dict[str, tuple[str, ...]], profile: Profile) -> tuple[str, str]:
+    """A piece of SQL and its word; the base profile knows the first word of the commoner pieces."""
+    if profile == "base":
+        sql = rng.choice([piece for piece, words in choices.items() if len(words) > 1 or len(choices) == 2])
+        return sql, choices[sql][0]
+    sql = rng.choice(list(choices))
+    return sql, rng.choice(choices[sql])
+
+
+class _Values:
+    """Values a column could hold, drawn once and read by both the question and the SQL."""
+
+    def __init__(self, rng: random.Random, kind: Kind) -> None:
+        self.is_number = kind.is_number
+        if kind.range:
+            low, high, step = kind.range
+            self.value, self.other = map(str, sorted(rng.sample(range(low, high + 1, step), 2)))
+        elif kind.pattern:
+            self.value, self.other = (_code(rng, kind.pattern) for _ in range(2))
+        else:
+            self.value, self.other = rng.sample(kind.values, 2)
+        word = self.value.split(" ")[0]
+        start = rng.randint(0, max(len(word) - 3, 0))
+        self.part = word[start : start + 3].lower()
+        self.start = word[:2]
+
+
+class _Phrase:
+    """A column in a question."""
+
+    def __init__(self, text: str, values: _Values) -> None:
+        self._text = text
+        self.value, self.other, self.part, self.start = values.value, values.other, values.part, values.start
+
+    def __str__(self) -> str:
+        return self._text
+
+    __format__ = object.__format__
+
+
+class _Identifier:
+    """A column in SQL, with the alias of its table in joins."""
+
+    def __init__(self, text: str, bare: str, values: _Values) -> None:
+        self._text = text
+        self.bare = bare
+        quote = "{}" if values.is_number else "'{}'"
+        self.value, self.other = quote.format(values.value), quote.format(values.other)
+        self.part, self.start = values.part, values.start
+
+    def __str__(self) -> str:
+        return self._text
+
+    __format__ = object.__format__
+
+
+class _Noun:
+    """A table in a question: its plural, and `.one` of it."""
+
+    def __init__(self, table: Table) -> None:
+        self._plural, self.one = table.plural, table.singular
+
+    def __str__(self) -> str:
+        return self._plural
+
+    __format__ = object.__format__
+
+
+def _code(rng: random.Random, pattern: str) -> str:
+    return "".join(rng.choice("ABCDEFGHKLMNPRSTUVWX" if sign == "A" else "0123456789") for sign in pattern)
