@@ -318,7 +318,15 @@ class Settings(Section):
 
         A step gets only what it depends on, so that a changed gate does not throw a finished training away.
         """
-        return Settings.model_construct(**{name: getattr(self, name) for name in sections})
+        kept = {name: getattr(self, name) for name in sections}
+        # A default must not contradict what is kept: the result is read back, and checked, inside the step.
+        if "training" in kept and "evaluation" not in kept:
+            shorter = min(EvaluationSection().max_new_tokens, self.training.max_length - 1)
+            kept["evaluation"] = EvaluationSection(max_new_tokens=shorter)
+        if "evaluation" in kept and "training" not in kept:
+            longer = max(TrainingSection().max_length, self.evaluation.max_new_tokens + 1)
+            kept["training"] = TrainingSection(max_length=longer)
+        return Settings.model_construct(**kept)
 
     def fingerprint(self) -> str:
         """SHA-256 over the canonical JSON of all settings, as 64 hex digits."""

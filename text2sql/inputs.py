@@ -1,0 +1,87 @@
+"""What a run starts from: the data file and the model folder that the settings name, found and fingerprinted.
+
+The checksums go into the settings, hence into the cache key of the steps that read them: a file that changed under
+the same name is never answered with old results.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from text2sql.config import DataSection, ModelSection, Settings
+from text2sql.data.files import sha256_file, sha256_folder
+from text2sql.errors import DataError, ModelError
+
+PROJECT = Path(__file__).parents[1]
+"""Shipped configs name shipped files relative to it, so that they work from any folder."""
+
+
+def resolve_inputs(settings: Settings) -> Settings:
+    """The settings with `data.path` and `model.name` found, and their checksums filled in.
+
+    Raises:
+        DataError: the data file is missing, unreadable, or not the one that `data.sha256` names.
+        ModelError: likewise for a local model folder.
+    """
+    data, model = _resolve_data(settings.data), _resolve_model(settings.model)
+    return settings.model_copy(update={"data": data, "model": model})
+
+
+def _locate(path: Path) -> Path | None:
+    """The path as given when it exists, else the same path in the project, else None."""
+    path = path.expanduser()
+    for candidate in (path, PROJECT / path):
+        if os.path.exists(candidate):  # unlike Path.exists, False where a folder above may not be entered
+            return candidate
+    return None
+
+
+def _resolve_data(data: DataSection) -> DataSection:
+    if data.path is None:
+        return data
+    path = _locate(data.path)
+    if path is None:
+        raise DataError(f"data.path = {str(data.path)!r}: no such file; correct it, or leave it out to use dataset_name")
+    if not path.is_file():
+        raise DataError(f"data.path = {str(data.path)!r} is a folder; name one .json, .jsonl, .csv or .parquet file")
+    try:
+        digest = sha256_file(path)
+    except OSError as error:
+        raise DataError(f"data.path = {str(data.path)!r} cannot be read: {error.strerror}; check its rights") from error
+    if data.sha256 not in (None, digest):
+        raise DataError(
+            f"data.path = {str(data.path)!r} has SHA-256 {digest}, and data.sha256 asks for {data.sha256}; "
+            "restore the file, or leave data.sha256 out to accept it"
+        )
+    return data.model_copy(update={"path": path, "sha256": digest})
+
+
+def _resolve_model(model: ModelSection) -> ModelSection:
+    if not _is_local(model.name):
+        return model
+    folder = _locate(Path(model.name))
+    if folder is None:
+        raise ModelError(f"model.name = {model.name!r}: no such folder; correct it, or name a model of the hub")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.name = {model.name!r} holds no config.json; name the folder that save_pretrained wrote")
+    try:
+        digest = sha256_folder(folder)
+    except OSError as error:
+        raise ModelError(f"model.name = {model.name!r} cannot be read: {error.strerror}; check its rights") from error
+    if model.sha256 not in (None, digest):
+        raise ModelError(
+            f"model.name = {model.name!r} has SHA-256 {digest}, and model.sha256 asks for {model.sha256}; "
+            "restore the folder, or leave model.sha256 out to accept it"
+        )
+    return model.model_copy(update={"name": str(folder), "sha256": digest})
+
+
+def _is_local(name: str) -> bool:
+    """Whether a model's name means a folder: it looks like a path, or its first part is a folder here.
+
+    A hub name is `model` or `owner/model`; `assets/tiny` is a folder because `assets` is one.
+    """
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return True
+    return _locate(Path(name.split("/")[0])) is not None
