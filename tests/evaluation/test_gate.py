@@ -35,9 +35,9 @@ def test_beats_base_means_strictly_above(tuned: float, passed: bool):
 @pytest.mark.parametrize(
     ("figure", "passed", "reason"),
     [
-        (1.5, True, "perplexity 1.500 is at most 2.000"),
-        (2.0, True, "perplexity 2.000 is at most 2.000"),
-        (2.5, False, "perplexity 2.500 is above the maximum of 2.000"),
+        (1.5, True, "Perplexity 1.500 is at most 2.000"),
+        (2.0, True, "Perplexity 2.000 is at most 2.000"),
+        (2.5, False, "Perplexity 2.500 is above the maximum of 2.000"),
     ],
 )
 def test_a_maximum_is_inclusive(figure: float, passed: bool, reason: str):
@@ -63,7 +63,7 @@ def test_a_figure_that_is_missing_or_no_number_breaks_its_rule(value: float | No
     [rule] = verdict.rules
     assert not verdict.passed
     assert rule.figure is None
-    assert "exact match of the tuned model" in rule.reason
+    assert "Exact match of the tuned model" in rule.reason
     assert ("was not measured" if value is None else f"is {value}") in rule.reason
 
 
@@ -78,7 +78,7 @@ def test_beats_base_fails_without_a_base_to_beat(base: dict[str, float] | None):
 def test_a_near_miss_is_shown_with_digits_that_tell_it_from_its_bound():
     gate = OPEN.model_copy(update={"valid_sql": Threshold(min=0.5)})
     [rule] = decide(judged({"valid_sql": 0.499_99}), gate).rules
-    assert rule.reason == "valid sql 0.499990 is below the minimum of 0.500000"
+    assert rule.reason == "Valid SQL 0.499990 is below the minimum of 0.500000"
 
 
 def test_a_gate_without_rules_lets_through_and_says_so():

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 HEIGHT = 260
-TOP, BOTTOM = 28, 232
+TOP, BOTTOM = 44, 232
 """Pixels from the upper edge where the largest loss and the zero line are drawn."""
 WIDTH = 1000
 """Units along x in the stretched box."""
@@ -31,9 +31,10 @@ def loss_curve_svg(history: Sequence[Mapping[str, float]]) -> str:
         return ""
     last = max(step for step, _ in train + validation) or 1.0
     top, ticks = _scale(max(loss for _, loss in train + validation))
-    parts = [_grid(top, ticks), _steps(last)]
+    parts = [_lines(top, ticks), _steps(last)]
     parts += _series(train, last, top, TRAIN, "train")
     parts += _series(validation, last, top, VALIDATION, "validation")
+    parts.append(_levels(top, ticks))
     return (
         f'<svg class="curve" role="img" width="100%" height="{HEIGHT}" font-size="12" '
         f'font-family="system-ui, sans-serif" fill="currentColor" aria-label="{_summary(train, validation)}">'
@@ -64,14 +65,18 @@ def _y(loss: float, top: float) -> float:
     return round(BOTTOM - (BOTTOM - TOP) * min(max(loss, 0.0) / top, 1.0), 1)
 
 
-def _grid(top: float, ticks: list[float]) -> str:
-    lines = []
-    for tick in ticks:
-        y = _y(tick, top)
-        opacity = "0.45" if tick == 0 else "0.14"
-        lines.append(f'<line x1="0" x2="100%" y1="{y}" y2="{y}" stroke="currentColor" stroke-opacity="{opacity}"/>')
-        lines.append(f'<text x="0" y="{y - 4}" opacity="0.7">{tick:.4g}</text>')
-    return "".join(lines)
+def _lines(top: float, ticks: list[float]) -> str:
+    return "".join(
+        f'<line x1="0" x2="100%" y1="{_y(tick, top)}" y2="{_y(tick, top)}" stroke="currentColor" '
+        f'stroke-opacity="{0.14 if tick else 0.45}"/>'
+        for tick in ticks
+    )
+
+
+def _levels(top: float, ticks: list[float]) -> str:
+    """Labels along y, over the lines and with a halo, since a falling curve passes right behind them."""
+    halo = 'style="stroke: var(--card, #fff); paint-order: stroke" stroke-width="4" stroke-linejoin="round"'
+    return "".join(f'<text x="0" y="{_y(tick, top) - 4}" {halo}>{tick:.4g}</text>' for tick in ticks)
 
 
 def _steps(last: float) -> str:
@@ -90,11 +95,12 @@ def _series(points: list[Point], last: float, top: float, colour: str, name: str
     """The line in the stretched box, and over it dots that tell their numbers to a pointer."""
     places = " ".join(f"{WIDTH * step / last:.1f},{_y(loss, top)}" for step, loss in points)
     dash = ' stroke-dasharray="5 3"' if name == "validation" else ""
-    parts = [
+    box = (
         f'<svg width="100%" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none">'
         f'<polyline points="{places}" fill="none" style="stroke: {colour}" stroke-width="2" stroke-linejoin="round"'
         f'{dash} vector-effect="non-scaling-stroke"/></svg>'
-    ]
+    )
+    parts = [box]
     if len(points) <= MARKED_POINTS:
         radius = 2.5 if name == "train" else 4
         parts += [
@@ -117,7 +123,8 @@ def _legend(train: bool, validation: bool) -> str:
 def _summary(train: list[Point], validation: list[Point]) -> str:
     """What the picture shows, for those who cannot see it."""
     told = [
-        f"{name} loss from {points[0][1]:.3f} at step {points[0][0]:.0f} to {points[-1][1]:.3f} at step {points[-1][0]:.0f}"
+        f"{name} loss from {points[0][1]:.3f} at step {points[0][0]:.0f} "
+        f"to {points[-1][1]:.3f} at step {points[-1][0]:.0f}"
         for name, points in (("training", train), ("validation", validation))
         if points
     ]

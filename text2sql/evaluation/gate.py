@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from text2sql.config import GateSection, Threshold
+from text2sql.evaluation.figures import label
 from text2sql.evaluation.types import Evaluation
 
 
@@ -85,7 +86,7 @@ def _beats_base(evaluation: Evaluation) -> RuleResult:
     left, right = _apart(tuned, base)
     passed = tuned > base
     relation = "above" if passed else "not above"
-    reason = f"execution accuracy {left} is {relation} the base model's {right}"
+    reason = f"{label('execution_accuracy')} {left} is {relation} the base model's {right}"
     return RuleResult("beats_base", tuned, base, passed, reason)
 
 
@@ -100,12 +101,12 @@ def _bounded(name: str, side: str, figure: float | None, bound: float, problem: 
         ("max", True): "at most",
         ("max", False): "above the maximum of",
     }[side, passed]
-    return RuleResult(f"{name}.{side}", figure, bound, passed, f"{name.replace('_', ' ')} {left} is {relation} {right}")
+    return RuleResult(f"{name}.{side}", figure, bound, passed, f"{label(name)} {left} is {relation} {right}")
 
 
 def _figure(evaluation: Evaluation, system: str, name: str) -> tuple[float | None, str]:
     """A finite figure and "", or None and what is wrong with it."""
-    words = f"{name.replace('_', ' ')} of the {system} model"
+    words = f"{label(name)} of the {system} model"
     scores = next((scores for scores in evaluation.systems if scores.name == system), None)
     value = None if scores is None else scores.figures.get(name)
     if value is None:
