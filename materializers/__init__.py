@@ -1,0 +1,1 @@
+"""How the artifacts that ZenML cannot store by itself are stored, and shown in its dashboard."""

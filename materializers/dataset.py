@@ -1,0 +1,88 @@
+"""Rows as ZenML artifacts: Arrow files, the first rows as a table, counts as metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from datasets import Dataset, DatasetDict  # at import: ZenML finds a materializer by its types
+
+from materializers.base import Metadata, PageMaterializer
+from materializers.html import Table, page
+from materializers.transfer import receive_folder, send_folder
+
+SHOWN = 20
+"""Rows of each split on the page."""
+HASHED_ROWS = 10_000
+"""Rows that are turned into Python values at a time."""
+
+
+class DatasetMaterializer(PageMaterializer):
+    """`datasets.Dataset` and `DatasetDict`, as `save_to_disk` writes them."""
+
+    ASSOCIATED_TYPES: ClassVar = (Dataset, DatasetDict)
+    SKIP_REGISTRATION: ClassVar[bool] = False
+
+    def load(self, data_type: type[Dataset] | type[DatasetDict]) -> Dataset | DatasetDict:
+        from datasets import load_from_disk
+
+        folder = os.path.join(self.uri, "rows")
+        if Path(folder).is_dir():
+            return load_from_disk(folder)  # memory-mapped: no row is read before it is asked for
+        # Rows are mapped from these files for as long as the step runs; ZenML deletes the folder after it.
+        with self.get_temporary_directory(delete_at_exit=False) as local:
+            receive_folder(folder, Path(local))
+            return load_from_disk(local)
+
+    def save(self, data: Dataset | DatasetDict) -> None:
+        with self.get_temporary_directory(delete_at_exit=True) as local:
+            with _no_progress_bars():
+                data.save_to_disk(local)
+            send_folder(Path(local), os.path.join(self.uri, "rows"))
+
+    def render(self, data: Dataset | DatasetDict) -> str:
+        splits = _splits(data)
+        counts: Table = ("", ("rows", "count"), [(name, rows.num_rows) for name, rows in splits.items()])
+        tables: list[Table] = [counts]
+        for name, rows in splits.items():
+            first = rows.select(range(min(SHOWN, rows.num_rows)))
+            tables.append((f"{name}: first {first.num_rows}", rows.column_names, [list(row.values()) for row in first]))
+        return page("Rows", tables)
+
+    def extract_metadata(self, data: Dataset | DatasetDict) -> Metadata:
+        splits = _splits(data)
+        counts = {f"rows_{name}": rows.num_rows for name, rows in splits.items()} if len(splits) > 1 else {}
+        columns = {name: str(kind) for rows in splits.values() for name, kind in rows.features.items()}
+        return {"rows": sum(rows.num_rows for rows in splits.values()), **counts, "columns": columns}
+
+    def compute_content_hash(self, data: Dataset | DatasetDict) -> str:
+        """Over the values, not over Arrow's bytes: the same rows can lie in buffers that differ."""
+        digest = hashlib.sha256()
+        for name, rows in _splits(data).items():
+            digest.update(json.dumps([name, rows.column_names, repr(rows.features)]).encode())
+            for start in range(0, rows.num_rows, HASHED_ROWS):
+                digest.update(json.dumps(rows[start : start + HASHED_ROWS], default=str).encode())
+        return digest.hexdigest()
+
+
+def _splits(data: Dataset | DatasetDict) -> dict[str, Dataset]:
+    return dict(data) if isinstance(data, DatasetDict) else {"all": data}
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """`save_to_disk` draws a bar for a file of a few kilobytes."""
+    from datasets.utils import disable_progress_bars, enable_progress_bars, logging
+
+    were_on = logging.is_progress_bar_enabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_on:
+            enable_progress_bars()

@@ -1,0 +1,94 @@
+"""Reports, the course of a training, evaluations and verdicts: one JSON file each, and a page that shows them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from zenml.enums import ArtifactType
+
+from materializers.base import JsonMaterializer, Metadata, finite
+from materializers.html import mapping_table, page, records_table
+from materializers.types import Report, TrainingHistory
+from text2sql.evaluation.gate import Verdict
+from text2sql.evaluation.types import Evaluation
+
+SHOWN = 50
+"""Rows on the page of an evaluation; all are in its JSON."""
+
+
+class ReportMaterializer(JsonMaterializer):
+    """A `Report`: its figures as metadata, its table as a page."""
+
+    ASSOCIATED_TYPES: ClassVar = (Report,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar = ArtifactType.DATA_ANALYSIS
+    SKIP_REGISTRATION: ClassVar[bool] = False
+
+    def render(self, data: Report) -> str:
+        tables = [mapping_table("", data.figures)] if data.figures else []
+        return page(data.title, [*tables, *([records_table("Details", data.table)] if data.table else [])])
+
+    def extract_metadata(self, data: Report) -> Metadata:
+        return finite(dict(data.figures))
+
+
+class TrainingHistoryMaterializer(JsonMaterializer):
+    """A `TrainingHistory`: the loss curve as a picture, every logged step as a table."""
+
+    ASSOCIATED_TYPES: ClassVar = (TrainingHistory,)
+    ASSOCIATED_ARTIFACT_TYPE: ClassVar = ArtifactType.DATA_ANALYSIS
+    SKIP_REGISTRATION: ClassVar[bool] = False
+
+    def render(self, data: TrainingHistory) -> str:
+        from text2sql.evaluation.charts import loss_curve_svg
+
+        tables = [mapping_table("", data.figures), records_table("Logged steps", data.points)]
+        return page("Training", tables, svg={"Loss": loss_curve_svg(data.points)})
+
+    def extract_metadata(self, data: TrainingHistory) -> Metadata:
+        return finite(dict(data.figures))
+
+
+class VerdictMaterializer(JsonMaterializer):
+    """A gate's `Verdict`: one row a rule."""
+
+    ASSOCIATED_TYPES: ClassVar = (Verdict,)
+    SKIP_REGISTRATION: ClassVar[bool] = False
+
+    def render(self, data: Verdict) -> str:
+        rules = [
+            {"rule": rule.name, "figure": rule.figure, "bound": rule.bound, "kept": rule.passed, "reason": rule.reason}
+            for rule in data.rules
+        ]
+        return page(data.headline, [records_table("", rules)] if rules else [])
+
+    def extract_metadata(self, data: Verdict) -> Metadata:
+        return {"passed": data.passed, "headline": data.headline}
+
+
+class EvaluationMaterializer(JsonMaterializer):
+    """An `Evaluation`: the JSON that `results/evaluation.json` is, and the report as its page."""
+
+    ASSOCIATED_TYPES: ClassVar = (Evaluation,)
+    FILE: ClassVar[str] = "evaluation.json"
+    SKIP_REGISTRATION: ClassVar[bool] = False
+
+    def render(self, data: Evaluation) -> str:
+        from text2sql.evaluation.figures import comparison_table
+
+        figures = [
+            {"figure": row.figure.label, "base": row.base_text, "tuned": row.tuned_text, "gain": row.difference_text}
+            for row in comparison_table(data)
+        ]
+        columns = ("question", "schema", "gold", *(system.name for system in data.systems))
+        examples = zip(
+            data.questions, data.contexts, data.golds, *(system.predictions for system in data.systems), strict=True
+        )
+        shown = [row for row, _ in zip(examples, range(SHOWN), strict=False)]
+        return page(
+            f"{len(data.golds)} test rows, base model {data.model}",
+            [records_table("Figures", figures), ("First rows", columns, shown)],
+        )
+
+    def extract_metadata(self, data: Evaluation) -> Metadata:
+        figures = {f"{s.name}_{name}": value for s in data.systems for name, value in s.figures.items()}
+        return {"rows": len(data.golds), **finite(figures)}

@@ -1,0 +1,47 @@
+"""Artifacts that are neither rows nor an evaluation: a model folder, a table of figures, the course of a training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder with an adapter or a model, and the checksum (`sha256_folder`) that names its content."""
+
+    path: Path
+    digest: str
+
+
+class _Json:
+    """To JSON and back, for a flat dataclass."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        raw: dict[str, Any] = json.loads(text)
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
+class Report(_Json):
+    """Figures of a step and, where one helps, a table with a mapping from column to cell a row."""
+
+    title: str
+    figures: dict[str, Cell]
+    table: list[dict[str, Cell]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainingHistory(_Json):
+    """The course of a training: a mapping a logged step (step, loss, eval_loss, …), and figures of the whole."""
+
+    points: list[dict[str, float]]
+    figures: dict[str, Cell]

@@ -1,0 +1,150 @@
+"""Start a pipeline and get its artifacts back; what goes wrong on the way reaches the user as one line."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines import PIPELINES
+from pipelines.stacks import Place, active
+from text2sql.config import Settings
+from text2sql.errors import OutputError, Text2SQLError, TrainingError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+KILLED_EXIT = 143
+"""128 + SIGTERM, as shells report it."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its name, how each step came about, and its artifacts."""
+
+    name: str
+    steps: dict[str, str]
+    """"cached", or seconds as text, by step."""
+    run: Any
+    model_version: str
+
+    def load(self, step: str, output: str) -> Any:
+        """One artifact, from this run or from the one whose result was used again."""
+        return self.run.steps[step].outputs[output][0].load()
+
+
+def launch(pipeline: str, settings: Settings, place: Place, cache: bool) -> Finished:
+    """Run a pipeline to its end.
+
+    Raises:
+        Text2SQLError: a step says what the user can do; the original exception, not ZenML's wrapping.
+    """
+    entry = PIPELINES[pipeline]
+    definition = getattr(importlib.import_module(entry.module), pipeline)
+    configured = _configured(definition, settings, place, cache)
+    with active(place), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
+        try:
+            run = configured(settings)
+        except Exception as error:
+            raise understandable(error) from error
+    if run is None or not run.status.is_finished:
+        raise TrainingError(f"stack {place.stack} runs {pipeline} without waiting for it; see its ZenML dashboard")
+    return _finished(run)
+
+
+def understandable(error: BaseException) -> BaseException:
+    """The error that a user can act on, from anywhere in a chain of causes; else the error as it is: a bug."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        current = current.__cause__ or current.__context__
+    for cause in seen:
+        if isinstance(cause, Text2SQLError):
+            return cause
+    for cause in seen:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return OutputError(
+                f"cannot write {cause.filename or 'an artifact'}: {cause.strerror}; free some space (ZenML's local "
+                "store is shown by `zenml status`), and repeat the command: finished steps are kept"
+            )
+    return error
+
+
+def _configured(definition: Any, settings: Settings, place: Place, cache: bool) -> Any:
+    from zenml import Model
+
+    tags = [settings.name, f"stack:{place.stack}"]
+    steps = {
+        name: {
+            **({"settings": step.settings} if step.settings else {}),
+            **({"step_operator": step.step_operator} if step.step_operator else {}),
+        }
+        for name, step in place.plan.steps.items()
+        if step.settings or step.step_operator
+    }
+    return definition.with_options(
+        run_name=f"{definition.name}-{settings.name}-{{date}}-{{time}}",
+        model=Model(name=settings.name, description=f"Text-to-SQL, tuned from {settings.model.name}", tags=["text2sql"]),
+        tags=tags,
+        settings=place.plan.settings or None,
+        steps=steps or None,
+        enable_cache=None if cache else False,
+    )
+
+
+def _finished(run: Any) -> Finished:
+    from zenml.client import Client
+
+    run = Client().get_pipeline_run(run.id)
+    steps = {}
+    for name, step in sorted(run.steps.items(), key=lambda item: item[1].start_time):
+        seconds = (step.end_time - step.start_time).total_seconds() if step.end_time else 0.0
+        steps[name] = "cached" if step.status == "cached" else f"{seconds:.1f} s"
+    version = run.model_version
+    return Finished(run.name, steps, run, f"{version.model.name} {version.number}" if version else "")
+
+
+@contextmanager
+def _tracebacks_of_bugs_only() -> Iterator[None]:
+    """ZenML logs every failed step with its traceback; for an error that names its remedy, one line is enough.
+
+    Only the terminal is spared: the dashboard keeps the traceback.
+    """
+    import zenml  # noqa: F401 - its import sets the handlers up
+
+    class Bugs(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+            return error is None or not isinstance(understandable(error), Text2SQLError)
+
+    only_bugs = Bugs()
+    handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
+    for handler in handlers:
+        handler.addFilter(only_bugs)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(only_bugs)
+
+
+@contextmanager
+def _sigterm_ends_the_run() -> Iterator[None]:
+    """As an exception, so that ZenML notes the step as failed; the fine-tuning has a gentler answer of its own."""
+
+    def leave(_number: int, _frame: object) -> None:
+        sys.exit(KILLED_EXIT)
+
+    before: Any = None
+    with suppress(ValueError):  # handlers can be set in the main thread only
+        before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,123 @@
+"""After a run: results/ on disk, and base beside tuned with the gate's verdict on the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.launch import Finished
+from text2sql.config import Settings
+from text2sql.evaluation.gate import Verdict
+from text2sql.evaluation.types import Evaluation
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the train pipeline leaves: where its results lie, its figures, its verdict."""
+
+    written: list[Path]
+    evaluation: Evaluation
+    verdict: Verdict
+
+
+def write_results(finished: Finished, settings: Settings) -> Outcome:
+    """Export the run's artifacts, whether its steps ran or came from the cache.
+
+    Raises:
+        OutputError: settings.output_dir cannot be written; it is then as it was.
+    """
+    from text2sql.evaluation.card import model_card
+    from text2sql.evaluation.report import render_report
+    from text2sql.results import export
+
+    evaluation = finished.load("evaluate", "evaluation")
+    verdict = finished.load("promote", "verdict")
+    history = finished.load("finetune", "training_history")
+    facts = _facts(finished)
+    report = render_report(
+        evaluation, verdict, history=history.points, facts=facts, examples=settings.evaluation.report_examples
+    )
+    written = export(
+        settings.output_dir,
+        folders={
+            "adapter": finished.load("finetune", "adapter").path,
+            "merged_model": finished.load("merge", "merged_model").path,
+        },
+        texts={
+            "merged_model/README.md": model_card(evaluation, verdict, settings),
+            "evaluation.json": evaluation.to_json(),
+            "report.html": report,
+        },
+    )
+    return Outcome(written, evaluation, verdict)
+
+
+def _facts(finished: Finished) -> dict[str, Any]:
+    """What the report tells of the rows."""
+    validation = finished.load("validate", "validation_report")
+    tokens = finished.load("format", "token_report")
+    facts: dict[str, Any] = {"Rows": validation.figures["rows"]}
+    if validation.table:
+        facts["Set aside"] = {entry["reason"]: entry["rows"] for entry in validation.table}
+    facts["Splits"] = {row["split"]: {k: v for k, v in row.items() if k != "split"} for row in tokens.table}
+    return facts
+
+
+def show(outcome: Outcome, finished: Finished, settings: Settings) -> None:
+    """Figures and verdict to stdout; how the steps came about to stderr."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    steps = " · ".join(f"{name} {how}" for name, how in finished.steps.items())
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[dim]{escape(steps)}[/dim]")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_comparison(outcome.evaluation))
+    passed = outcome.verdict.passed
+    console.print(f"[bold {'green' if passed else 'red'}]{escape(outcome.verdict.headline)}[/]")
+    for rule in outcome.verdict.rules:
+        console.print(f"  {'[green]✓[/]' if rule.passed else '[red]✗[/]'} {escape(rule.reason)}")
+    stage = "is now in stage staging" if passed else "is not staged"
+    console.print(f"Model version {escape(finished.model_version)} {stage}.")
+    console.print("Results:")
+    for path in outcome.written:
+        console.print(f"  {escape(str(path))}{'/' if path.is_dir() else ''}")
+    console.print(f"Next: open {escape(str(settings.output_dir / 'report.html'))}, or `zenml login --local` for the runs.")
+
+
+def _comparison(evaluation: Evaluation) -> Any:
+    from rich.table import Table
+
+    from text2sql.evaluation.figures import comparison_table
+
+    table = Table(title=f"{len(evaluation.golds):,} test rows, base {evaluation.model}", title_justify="left")
+    table.add_column("")
+    for column in ("base", "tuned", "difference"):
+        table.add_column(column, justify="right")
+    for row in comparison_table(evaluation):
+        colour = {True: "green", False: "red", None: ""}[row.improved]
+        difference = f"[{colour}]{row.difference_text}[/]" if colour else row.difference_text
+        table.add_row(row.figure.label, row.base_text, row.tuned_text, difference)
+    return table
+
+
+def show_plan(pipeline: str, steps: tuple[str, ...], settings: Settings, place: Any) -> None:
+    """What --dry-run prints: the resolved config as YAML, then the steps and where each would run."""
+    import yaml
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
+    console.print(f"\n# {pipeline} on stack {place.stack} (orchestrator: {place.orchestrator}); nothing was started")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("# step", "runs on", "needs", "settings"):
+        table.add_column(column)
+    for name in steps:
+        step = place.of(name)
+        where = step.step_operator or f"{place.stack}/{place.orchestrator}"
+        shown = {**place.plan.settings, **step.settings}
+        table.add_row(f"# {name}", where, step.needs or "–", yaml.safe_dump(shown).strip() if shown else "–")
+    console.print(table)
+
+

@@ -1,0 +1,24 @@
+"""Train: from raw rows to a merged, judged and, when the gate passes, staged model."""
+
+from zenml import pipeline
+
+from steps.evaluate import evaluate
+from steps.finetune import finetune
+from steps.format import format_rows
+from steps.ingest import ingest
+from steps.merge import merge
+from steps.promote import promote
+from steps.validate import validate
+from text2sql.config import Settings
+
+
+@pipeline(name="train")
+def train(settings: Settings) -> None:
+    """Each step gets the sections it depends on, so that a change elsewhere does not run it again."""
+    raw_rows = ingest(settings.keep("data"))
+    valid_rows, _, _ = validate(raw_rows, settings.keep("data"))
+    splits, _ = format_rows(valid_rows, settings.keep("data", "model", "training"))
+    adapter, _ = finetune(splits, settings.keep("model", "lora", "training", "wandb"))
+    merged_model, _ = merge(adapter, splits, settings.keep("model", "training", "merge", "evaluation"))
+    evaluation = evaluate(merged_model, splits, settings.keep("model", "training", "data", "evaluation"))
+    promote(evaluation, settings.keep("name", "gate"))

@@ -1,0 +1,95 @@
+"""The one command line for pipelines: parse, load the config, run. Heavy imports wait until they are needed."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "tiny.yaml"
+GATE_FAILED = 3
+QUIET = {
+    "ZENML_LOGGING_VERBOSITY": "WARN",
+    "ZENML_ANALYTICS_OPT_IN": "false",
+    "ZENML_ENABLE_REPO_INIT_WARNINGS": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Environment of a run unless the user has set it; ZenML reads it when it is imported."""
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    pipeline: Annotated[str, typer.Option(help="Which pipeline to run: train.")],
+    config: Annotated[Path, typer.Option(help="YAML file with what to train.", show_default=False)] = DEFAULT_CONFIG,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")
+    ] = None,
+    stack: Annotated[str | None, typer.Option(help="Registered ZenML stack, for this run only.")] = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use finished steps again.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print config, steps and places; start nothing.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show ZenML's own log, and tracebacks.")] = False,
+) -> None:
+    """Run a pipeline: --config says what to train (default: configs/tiny.yaml), --stack says where.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 done and the gate did not pass, 130 stopped.
+    """
+    from pipelines import PIPELINES
+    from text2sql.errors import Text2SQLError
+
+    if pipeline not in PIPELINES:
+        raise typer.BadParameter(f"no pipeline {pipeline!r}; there are: {', '.join(PIPELINES)}", param_hint="--pipeline")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, "INFO" if verbose and name == "ZENML_LOGGING_VERBOSITY" else value)
+    try:
+        code = run(pipeline, config, overrides or [], stack, cache, dry_run)
+    except Text2SQLError as error:
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        code = 130
+    raise typer.Exit(code)
+
+
+def run(pipeline: str, config: Path, overrides: list[str], stack: str | None, cache: bool, dry_run: bool) -> int:
+    """Run, show the outcome, and return the exit code."""
+    from text2sql.config import load_settings
+    from text2sql.inputs import resolve_inputs
+    from text2sql.results import check_writable
+
+    started = time.monotonic()
+    settings = resolve_inputs(load_settings(config, overrides))
+    check_writable(settings.output_dir)
+
+    from pipelines import PIPELINES
+    from pipelines.outcome import show, show_plan, write_results
+    from pipelines.stacks import default_place, find_place, zenml_has_run
+
+    if dry_run and stack is None and not zenml_has_run():
+        show_plan(pipeline, PIPELINES[pipeline].steps, settings, default_place())
+        return 0
+    place = find_place(stack)
+    if dry_run:
+        show_plan(pipeline, PIPELINES[pipeline].steps, settings, place)
+        return 0
+
+    from pipelines.launch import launch
+
+    finished = launch(pipeline, settings, place, cache)
+    outcome = write_results(finished, settings)
+    show(outcome, finished, settings)
+    print(f"{time.monotonic() - started:.0f} s in all", file=sys.stderr)
+    return 0 if outcome.verdict.passed else GATE_FAILED
+
+
+if __name__ == "__main__":
+    app()
