@@ -1,0 +1,348 @@
+"""QLoRA: train low-rank adapters on a quantised base, with loss on the SQL and its end token only."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, DatasetDict
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
+from transformers.training_args import OptimizerNames
+from trl import SFTConfig
+
+from text2sql.config import LoraSection, Settings, TrainingSection
+from text2sql.data.files import new_folder
+from text2sql.data.prompt import encode_rows
+from text2sql.errors import TrainingError, TrainingInterrupted
+from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history
+from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
+from text2sql.training.model import load_base, load_tokenizer, quiet, resolve_precision, training_device
+from text2sql.training.trainer import AdapterTrainer, EpochSampler, save_adapter
+
+IGNORED = -100
+"""The label that the loss leaves out."""
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """Where the adapter is, and how its training went."""
+
+    path: Path
+    history: list[dict[str, float]]
+    """One entry a logged step: step, loss, eval_loss, learning_rate, grad_norm, tokens, tokens_per_second."""
+    steps: int
+    seconds: float
+    """Of this process; a resumed run's earlier part is not in it."""
+    trainable_parameters: int
+    total_parameters: int
+    peak_memory_gib: float | None
+    """Of the GPU; None without one."""
+    resumed_from: int | None
+    """The step of the checkpoint that this run began with."""
+    left_out: int
+    """Training rows longer than training.max_length."""
+
+
+def finetune(
+    splits: DatasetDict,
+    settings: Settings,
+    report_metrics: Callable[[dict[str, float]], None] | None = None,
+    output: Path | None = None,
+) -> TrainedAdapter:
+    """Fine-tune on `splits["train"]` (columns `prompt`, `completion`), watching the loss on `splits["validation"]`.
+
+    The adapter is written to `output`, or to a folder under training.checkpoint_dir; the run's checkpoints are deleted
+    once it is there. `report_metrics` gets the figures of every log entry as it appears.
+
+    Raises:
+        TrainingError: nothing to train on or with, or the loss diverged.
+        TrainingInterrupted: SIGTERM came; a checkpoint is saved, and the same call goes on from it.
+        ModelError: the base cannot be loaded.
+        OutputError: the disk is full.
+    """
+    started = time.perf_counter()
+    training = settings.training
+    optimizer = choose_optimizer(training.optim, torch.cuda.is_available())
+    tokenizer = load_tokenizer(settings.model)
+    train, left_out = tokenize(splits["train"], tokenizer, training.max_length)
+    if len(train) == 0:
+        raise TrainingError(
+            f"no training row is left: all {left_out} have more than training.max_length = {training.max_length} "
+            "tokens; raise training.max_length"
+            if left_out
+            else "no training row is left: the train split is empty; check the data section"
+        )
+    if left_out:
+        print(
+            f"WARNING: {left_out} of {len(train) + left_out} training rows have more than training.max_length = "
+            f"{training.max_length} tokens and are left out",
+            file=sys.stderr,
+        )
+    validation = _validation_rows(splits, tokenizer, training)
+    run = fingerprint(settings, (row for name in ("train", "validation") for row in _texts(splits, name)))
+    store = CheckpointStore(training.checkpoint_dir / run, training.save_total_limit)
+    base = load_base(settings.model, training, tokenizer)
+    with StopRequest() as stop, quiet():
+        model = with_adapter(base, settings.lora, training)
+        trainer = build_trainer(
+            model, tokenizer, train, validation, settings, optimizer, store, stop=stop, report=report_metrics
+        )
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        with _tracking(settings):
+            resumed_from = _train(trainer, store, stop)
+    path = output or store.folder / "adapter"
+    _write(trainer, tokenizer, path)
+    store.clear()
+    return TrainedAdapter(
+        path=path,
+        history=history(trainer.state.log_history),
+        steps=trainer.state.global_step,
+        seconds=time.perf_counter() - started,
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        total_parameters=int(model.get_base_model().num_parameters()),
+        peak_memory_gib=torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
+        resumed_from=resumed_from,
+        left_out=left_out,
+    )
+
+
+def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Dataset, int]:
+    """Rows as `input_ids`, `labels` and `length`, and how many were left out for being longer than `max_length`."""
+    encoded = encode_rows(tokenizer, rows["prompt"][:], rows["completion"][:])
+    fitting = [row for row in encoded if len(row["input_ids"]) <= max_length]
+    columns = {
+        "input_ids": [row["input_ids"] for row in fitting],
+        "labels": [
+            [
+                token if wanted else IGNORED
+                for token, wanted in zip(row["input_ids"], row["completion_mask"], strict=True)
+            ]
+            for row in fitting
+        ],
+        "length": [len(row["input_ids"]) for row in fitting],
+    }
+    return Dataset.from_dict(columns), len(encoded) - len(fitting)
+
+
+def _validation_rows(
+    splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, training: TrainingSection
+) -> Dataset | None:
+    """Validation rows sorted by length, at most a quarter of the rows trained on between two validation losses.
+
+    A forward pass costs a third of a training step, so this bounds the cost to about a twelfth of the training.
+    """
+    if "validation" not in splits or len(splits["validation"]) == 0:
+        return None
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    limit = max(64, training.eval_steps * batch // 4)
+    rows = splits["validation"]
+    if len(rows) > limit:
+        rows = rows.select([i * len(rows) // limit for i in range(limit)])
+    encoded, _ = tokenize(rows, tokenizer, training.max_length)
+    by_length = sorted(range(len(encoded)), key=encoded["length"][:].__getitem__)
+    return encoded.select(by_length) if by_length else None
+
+
+def _texts(splits: DatasetDict, name: str) -> Iterator[dict[str, str]]:
+    if name in splits:
+        rows = splits[name]
+        for prompt, completion in zip(rows["prompt"][:], rows["completion"][:], strict=True):
+            yield {"prompt": prompt, "completion": completion}
+
+
+def choose_optimizer(name: str, cuda: bool) -> str:
+    """The Trainer's name of the optimizer.
+
+    Raises:
+        TrainingError: unknown, or paged without CUDA, whose unified memory it pages to.
+    """
+    if name == "auto":
+        return "paged_adamw_32bit" if cuda else "adamw_torch"
+    known = [choice.value for choice in OptimizerNames]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or ["auto"]
+        raise TrainingError(f"training.optim {name!r} is unknown; did you mean {' or '.join(near)}?")
+    if name.startswith("paged_") and not cuda:
+        raise TrainingError(
+            f"training.optim {name} needs a CUDA GPU and none is visible; set it to auto or adamw_torch"
+        )
+    return name
+
+
+def with_adapter(model: PreTrainedModel, lora: LoraSection, training: TrainingSection) -> Any:
+    """The base, frozen, with trainable LoRA matrices (fp32) beside the chosen linear layers.
+
+    peft's prepare_model_for_kbit_training is not used: it would widen the embeddings to fp32 and turn gradient
+    checkpointing on, while autocast and Mistral's own norms already compute in fp32 what needs it.
+
+    Raises:
+        TrainingError: a target module that the model does not have, or nothing to train.
+    """
+    layers = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    layers -= {"lm_head"}  # TRL takes the loss from lm_head.weight directly, past an adapter
+    missing = [name for name in lora.target_modules if name not in layers]
+    if missing or not lora.target_modules:
+        near = sorted({match for name in missing for match in difflib.get_close_matches(name, sorted(layers), n=2)})
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise TrainingError(
+            f"lora.target_modules {missing} match no layer of {type(model).__name__}; {hint}"
+            f"its layers are {', '.join(sorted(layers))}"
+        )
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(lora.target_modules),
+        bias=lora.bias,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(training.seed)
+    adapted = get_peft_model(model, config)
+    if not any(parameter.requires_grad for parameter in adapted.parameters()):
+        raise TrainingError("the adapter has no trainable parameters; check the lora section")
+    return adapted
+
+
+def build_trainer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    validation: Dataset | None,
+    settings: Settings,
+    optimizer: str,
+    store: CheckpointStore,
+    stop: StopRequest,
+    report: Callable[[dict[str, float]], None] | None,
+) -> AdapterTrainer:
+    """The trainer over tokenised rows."""
+    training = settings.training
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    sampler = None
+    if not training.packing:
+        sampler = EpochSampler(train["length"][:], batch, training.seed, training.group_by_length)
+    speed, progress = SpeedCallback(), ProgressCallback()
+    trainer = AdapterTrainer(
+        model=model,
+        args=trainer_arguments(settings, optimizer, store.folder, validation is not None),
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=tokenizer,
+        store=store,
+        sampler=sampler,
+    )
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    handler = trainer.callback_handler
+    handler.callbacks.insert(1, speed)  # after DefaultFlowCallback, before those that pass logs on
+    handler.callbacks += [progress, RunCallback(stop, sampler, report)]
+    return trainer
+
+
+def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate: bool) -> SFTConfig:
+    """Our settings in TRL's words."""
+    training = settings.training
+    device = training_device()
+    precision = resolve_precision(training.precision, device)
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=training.num_train_epochs,
+        max_steps=training.max_steps or -1,
+        learning_rate=training.learning_rate,
+        per_device_train_batch_size=training.per_device_train_batch_size,
+        per_device_eval_batch_size=training.per_device_eval_batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        lr_scheduler_type=training.lr_scheduler_type,
+        warmup_steps=min(training.warmup_ratio, 0.999),  # 1.0 would be read as one step
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+        packing=training.packing,
+        packing_strategy="bfd",
+        eval_packing=False if not training.packing else None,
+        max_length=training.max_length if training.packing else None,
+        completion_only_loss=True,
+        optim=optimizer,
+        logging_steps=training.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=training.eval_steps if validate else None,
+        prediction_loss_only=True,
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        save_total_limit=None,  # the store deletes old checkpoints, once the new one is sealed
+        seed=training.seed,
+        data_seed=training.seed,
+        include_num_input_tokens_seen="non_padding",
+        dataloader_pin_memory=device.type == "cuda",
+        disable_tqdm=True,
+        report_to=["wandb"] if settings.wandb.enabled else "none",
+        run_name=settings.wandb.run_name,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU; torchrun starts more
+    return arguments
+
+
+def _train(trainer: AdapterTrainer, store: CheckpointStore, stop: StopRequest) -> int | None:
+    """Train to the end, from the last complete checkpoint if there is one; returns its step."""
+    checkpoint = store.last_complete()
+    resumed_from = None
+    if checkpoint is not None:
+        resumed_from, planned = trained_steps(checkpoint)
+        print(f"resuming from {checkpoint} at step {resumed_from} of {planned}", file=sys.stderr)
+        if resumed_from >= planned:  # killed after the last step: the Trainer would take one step too many
+            trainer._load_from_checkpoint(str(checkpoint))
+            trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            return resumed_from
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        raise TrainingInterrupted(
+            f"stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint is in "
+            f"{store.folder}, and the same command goes on from there"
+        )
+    if trainer.eval_dataset is not None and "eval_loss" not in (history(trainer.state.log_history) or [{}])[-1]:
+        trainer.evaluate()
+    return resumed_from
+
+
+def _write(trainer: AdapterTrainer, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Adapter and tokenizer, under a temporary name first: `path` is whole or not there."""
+    with writing(path), new_folder(path.absolute().parent) as draft:
+        save_adapter(trainer.model, draft)
+        tokenizer.save_pretrained(str(draft))
+        shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+
+
+@contextlib.contextmanager
+def _tracking(settings: Settings) -> Iterator[None]:
+    """A W&B run around the training, if enabled; one that the caller has open is used and left open."""
+    if not settings.wandb.enabled:
+        yield
+        return
+    import wandb
+
+    ours = wandb.run is None
+    if ours:
+        wandb.init(
+            project=settings.wandb.project, name=settings.wandb.run_name, config=settings.model_dump(mode="json")
+        )
+    try:
+        yield
+    finally:
+        if ours:
+            wandb.finish()
