@@ -19,7 +19,9 @@ ROWS_A_SCHEMA = (3, 7)
 TABLES_JOINED = {1: (1, 0, 0), 2: (30, 70, 0), 3: (15, 30, 55)}
 """Tables in the database → weights of queries over one, two and three of them."""
 
-OPERATORS = {
+Choices = dict[str, tuple[str, ...]]
+
+OPERATORS: Choices = {
     ">": ("greater than", "above", "over", "more than"),
     "<": ("less than", "below", "under"),
     ">=": ("at least",),
@@ -27,15 +29,23 @@ OPERATORS = {
 }
 """Operator → its words, the base profile's first; the base knows only > and <."""
 
-AGGREGATES = {
+AGGREGATES: Choices = {
     "AVG": ("average", "mean"),
     "SUM": ("total", "summed"),
     "MIN": ("minimum", "smallest", "lowest"),
     "MAX": ("maximum", "largest", "highest"),
 }
-TOPS = {" DESC": ("highest", "largest", "greatest"), "": ("lowest", "smallest")}
-WAYS = {" DESC": ("descending",), "": ("ascending",)}
-EXTREMES = {"MIN": ("lowest", "smallest"), "MAX": ("highest", "largest")}
+TOPS: Choices = {" DESC": ("highest", "largest", "greatest"), "": ("lowest", "smallest")}
+WAYS: Choices = {" DESC": ("descending",), "": ("ascending",)}
+EXTREMES: Choices = {"MIN": ("lowest", "smallest"), "MAX": ("highest", "largest")}
+
+WORDS: dict[str, Choices] = {
+    "op": OPERATORS,
+    "agg": AGGREGATES,
+    "top": TOPS,
+    "way": WAYS,
+    "extreme": EXTREMES,
+}
 
 _CHOICE = re.compile(r"\[([^\]]*)\]")
 
@@ -83,7 +93,7 @@ def _ask(rng: random.Random, construct: Construct, database: Database, profile: 
         values = _Values(rng, column.kind)
         question[slot] = _Phrase(column.phrase, values)
         sql[slot] = _Identifier(alias + column.name, column.name, values)
-    for name, choices in (("op", OPERATORS), ("agg", AGGREGATES), ("top", TOPS), ("way", WAYS), ("extreme", EXTREMES)):
+    for name, choices in WORDS.items():
         sql[name], question[name] = _pick(rng, choices, profile)
     question["n"] = sql["n"] = rng.randint(2, 9)
     templates = construct.base if profile == "base" else construct.base + construct.more
@@ -128,7 +138,7 @@ def _draw_columns(
     return drawn
 
 
-def _pick(rng: random.Random, choices: dict[str, tuple[str, ...]], profile: Profile) -> tuple[str, str]:
+def _pick(rng: random.Random, choices: Choices, profile: Profile) -> tuple[str, str]:
     """A piece of SQL and its word; the base profile knows the first word of the commoner pieces."""
     if profile == "base":
         sql = rng.choice([piece for piece, words in choices.items() if len(words) > 1 or len(choices) == 2])

@@ -108,8 +108,6 @@ class Schemas:
             missing = not kinds[0].is_number
             phrases[-1] = rng.choice([p for p, k in entity.columns.items() if k.is_number == missing])
         prefix = f"{entity.name}_" if rng.random() < 0.15 else ""
-        columns = tuple(
-            Column(prefix + phrase.replace(" ", "_"), phrase, entity.columns[phrase]) for phrase in phrases
-        )
+        columns = tuple(Column(prefix + phrase.replace(" ", "_"), phrase, entity.columns[phrase]) for phrase in phrases)
         name = (entity.name if rng.random() < 0.6 else entity.plural) + suffix
         return Table(name, entity.name, entity.plural, columns, keys)

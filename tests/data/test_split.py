@@ -1,0 +1,87 @@
+import pytest
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from text2sql.config import DataSection
+from text2sql.data.split import SPLITS, cluster_by_schema, split_rows, table_key
+from text2sql.data.synthetic import generate_rows
+from text2sql.errors import DataError
+from text2sql.sql.schema import parse_schema
+
+
+def section(train=0.8, val=0.1, test=0.1, seed=1):
+    return DataSection(train_ratio=train, val_ratio=val, test_ratio=test, seed=seed)
+
+
+def rows_on(contexts):
+    return Dataset.from_dict({"context": contexts, "row_id": list(range(len(contexts)))})
+
+
+def tables(rows):
+    return {table_key(table) for context in rows["context"] for table in parse_schema(context).tables}
+
+
+def test_generated_rows_keep_the_ratios_and_share_no_table():
+    rows = Dataset.from_list(generate_rows(1500, seed=2))
+    splits = split_rows(rows, section())
+    assert {name: len(splits[name]) / 1500 for name in SPLITS} == pytest.approx(
+        {"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.01
+    )
+    for one, other in [("train", "validation"), ("train", "test"), ("validation", "test")]:
+        assert not tables(splits[one]) & tables(splits[other])
+
+
+NAMES = st.sampled_from(["singer", "Singer", "concert", "city", "pet"])
+COLUMNS = st.lists(st.sampled_from(["id", "name", "Name", "age", "year"]), min_size=1, max_size=3, unique_by=str.lower)
+
+
+@st.composite
+def contexts(draw):
+    names = draw(st.lists(NAMES, min_size=1, max_size=3))
+    return "; ".join(f"CREATE TABLE {name} ({', '.join(f'{c} TEXT' for c in draw(COLUMNS))})" for name in names)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(contexts(), min_size=3, max_size=40), st.integers(0, 5))
+def test_no_table_stands_in_two_splits_whatever_the_rows(given_contexts, seed):
+    rows = rows_on(given_contexts)
+    try:
+        splits = split_rows(rows, section(0.5, 0.2, 0.3, seed))
+    except DataError:
+        assert len(cluster_by_schema(given_contexts)) < 10
+        return
+    assert sorted(row for name in SPLITS for row in splits[name]["row_id"]) == list(range(len(given_contexts)))
+    for one, other in [("train", "validation"), ("train", "test"), ("validation", "test")]:
+        assert not tables(splits[one]) & tables(splits[other])
+
+
+def test_same_seed_same_split():
+    rows = Dataset.from_list(generate_rows(400, seed=3))
+    first, again, other = (split_rows(rows, section(seed=seed))["test"]["question"] for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_tables_are_the_same_whatever_case_order_and_types():
+    one, other = (
+        parse_schema(text).tables[0]
+        for text in ("CREATE TABLE Pet (Name TEXT, age INTEGER)", "create table pet (age VARCHAR, name VARCHAR)")
+    )
+    assert table_key(one) == table_key(other)
+
+
+def test_one_shared_table_joins_two_contexts():
+    singer, concert, pet = (f"CREATE TABLE {name} (id INTEGER)" for name in ("singer", "concert", "pet"))
+    assert cluster_by_schema([singer, f"{singer}; {concert}", pet, concert]) == [[0, 1, 3], [2]]
+
+
+def test_no_validation_split_when_its_ratio_is_zero():
+    rows = Dataset.from_list(generate_rows(200, seed=3))
+    splits = split_rows(rows, section(0.9, 0.0, 0.1))
+    assert len(splits["validation"]) == 0
+    assert len(splits["test"]) > 0
+
+
+def test_one_schema_cannot_be_split():
+    with pytest.raises(DataError, match="5 rows on 1 unrelated schemas leave the validation split empty"):
+        split_rows(rows_on(["CREATE TABLE singer (id INTEGER)"] * 5), section())

@@ -1,0 +1,79 @@
+import sqlite3
+from collections import Counter
+
+import pytest
+
+from text2sql.data.synthetic import generate_rows
+from text2sql.data.synthetic.catalogue import constructs
+from text2sql.data.synthetic.schema import for_base
+
+
+def tables(rows):
+    return {statement for row in rows for statement in row["context"].split("; ")}
+
+
+@pytest.fixture(scope="module")
+def full():
+    return generate_rows(4000, seed=1)
+
+
+def test_same_seed_same_rows_and_a_smaller_size_is_their_beginning():
+    assert generate_rows(300, seed=5) == generate_rows(500, seed=5)[:300]
+    assert generate_rows(100, seed=5) != generate_rows(100, seed=6)
+
+
+def test_every_gold_runs_on_its_own_context(full):
+    for row in full:
+        connection = sqlite3.connect(":memory:")
+        connection.executescript(row["context"])
+        connection.execute(row["answer"]).fetchall()
+        connection.close()
+
+
+def test_every_construct_is_drawn_and_none_rules(full):
+    counts = Counter(row["construct"] for row in full)
+    assert set(counts) == {construct.name for construct in constructs()}
+    assert max(counts.values()) < 0.05 * len(full)
+
+
+def test_no_question_stands_twice_on_one_context(full):
+    assert len({(row["question"], row["context"]) for row in full}) == len(full)
+
+
+def test_no_template_mark_is_left_over(full):
+    for row in full:
+        assert not set("[]{}|") & set(row["question"] + row["answer"]), row
+
+
+def test_one_question_on_one_context_means_one_answer():
+    """A phrasing shared by two constructs would make exact match a matter of luck."""
+    seen: dict[str, str] = {}
+    for row in generate_rows(4000, seed=9):
+        key = row["question"] + row["context"]
+        assert seen.setdefault(key, row["answer"]) == row["answer"]
+
+
+def test_no_two_databases_share_a_table(full):
+    seen: dict[str, str] = {}
+    for row in full:
+        for statement in row["context"].split("; "):
+            name, _, columns = statement.removeprefix("CREATE TABLE ").partition(" (")
+            key = f"{name}({sorted(columns.rstrip(')').split(', '))})"
+            assert seen.setdefault(key, row["context"]) == row["context"]
+
+
+def test_the_base_profile_shares_no_table_with_the_full_one(full):
+    base = generate_rows(4000, seed=1, profile="base")
+    assert not tables(base) & tables(full)
+
+
+def test_the_base_profile_knows_a_part_of_the_constructs():
+    known = {row["construct"] for row in generate_rows(3000, profile="base")}
+    assert known == {construct.name for construct in constructs() if construct.base}
+    assert 0.4 < len(known) / len(constructs()) < 0.6
+
+
+def test_a_table_belongs_to_one_share_for_good():
+    assert for_base("singer(age,name)") == for_base("singer(age,name)")
+    shares = [for_base(f"t{n}(a,b)") for n in range(4000)]
+    assert 0.2 < sum(shares) / len(shares) < 0.3
