@@ -109,7 +109,8 @@ def _opening(evaluation: Evaluation, verdict: Verdict, settings: Settings) -> It
     yield f"# {_cell(settings.name)}\n"
     yield (
         "Writes one SQL query for a question and the CREATE TABLE statements of its tables. "
-        f"A LoRA adapter was trained on `{_code(_base_name(settings.model))}` with rows of `{_code(_dataset_name(settings))}`, and folded into "
+        f"A LoRA adapter was trained on `{_code(_base_name(settings.model))}` "
+        f"with rows of `{_code(_dataset_name(settings))}`, and folded into "
         f"{settings.merge.dtype} weights.\n"
     )
     if is_stand_in(settings.model):

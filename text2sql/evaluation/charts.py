@@ -93,6 +93,8 @@ def _steps(last: float) -> str:
 
 def _series(points: list[Point], last: float, top: float, colour: str, name: str) -> list[str]:
     """The line in the stretched box, and over it dots that tell their numbers to a pointer."""
+    if not points:
+        return []
     places = " ".join(f"{WIDTH * step / last:.1f},{_y(loss, top)}" for step, loss in points)
     dash = ' stroke-dasharray="5 3"' if name == "validation" else ""
     box = (
