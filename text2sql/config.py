@@ -15,12 +15,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from text2sql.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 DEFAULT_PROMPT = """\
@@ -40,13 +50,23 @@ Answer the question with one SQL query over the tables below.
 class Section(BaseModel):
     """Frozen, strict about unknown keys, and documented by the text under each field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: object, info: ValidationInfo) -> object:
+        """`batch_size: yes` is a slip, which pydantic would read as 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"{'true' if value else 'false'} does not fit here")
+        return value
 
 
 class ModelSection(Section):
     """The base model, and how it is held in memory while an adapter is trained on it."""
 
-    name: str = "mistralai/Mistral-7B-v0.1"
+    name: Name = "mistralai/Mistral-7B-v0.1"
     """A model of the Hugging Face hub, or a local folder."""
     revision: str | None = None
     """Commit, tag or branch on the hub. Pin a commit for runs that must repeat."""
@@ -73,7 +93,7 @@ class LoraSection(Section):
     """Scale; the rule of thumb is 2 · r."""
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
     """Share of the adapter's inputs dropped while training."""
-    target_modules: tuple[str, ...] = (
+    target_modules: Annotated[tuple[Name, ...], Field(min_length=1)] = (
         "q_proj",
         "k_proj",
         "v_proj",
@@ -150,7 +170,7 @@ class SyntheticSection(Section):
 class DataSection(Section):
     """The rows: where they come from, how they are split, and how a prompt is written."""
 
-    dataset_name: str = "b-mc2/sql-create-context"
+    dataset_name: Name = "b-mc2/sql-create-context"
     """A data set of the Hugging Face hub, or `synthetic` for the built-in generator."""
     dataset_revision: str | None = None
     """Commit, tag or branch on the hub."""
@@ -160,11 +180,11 @@ class DataSection(Section):
     """Checksum of the local file. Filled in when a run starts; set it, and a file that differs is refused."""
     synthetic: SyntheticSection = SyntheticSection()
     """Size and seed of the built-in generator."""
-    question_column: str = "question"
+    question_column: Name = "question"
     """Column with the question in plain language."""
-    context_column: str = "context"
+    context_column: Name = "context"
     """Column with the CREATE TABLE statements."""
-    answer_column: str = "answer"
+    answer_column: Name = "answer"
     """Column with the gold SQL."""
     subset_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     """Share of the rows to use, drawn by seed."""
@@ -285,7 +305,7 @@ class WandbSection(Section):
 class Settings(Section):
     """All of it: what a run trains, on what, and what it must reach."""
 
-    name: str = "text2sql-mistral-7b"
+    name: Name = "text2sql-mistral-7b"
     """The ZenML Model under which every run adds a version."""
     output_dir: Path = Path("results")
     """Where adapter, merged model, figures and report are left."""
@@ -367,7 +387,10 @@ def _validate(raw: dict[str, Any]) -> tuple[Settings | None, list[str]]:
 
 
 def _remove(raw: dict[str, Any], location: tuple[int | str, ...]) -> bool:
-    """Delete the value at a location, or the nearest mapping entry above it; False when there is none to delete."""
+    """Delete the value at a location, or the nearest mapping entry above it; False when there is none to delete.
+
+    A mapping that this empties goes too: `gate.bleu: {}` would be reported as a problem that the user does not have.
+    """
     entries: list[tuple[dict[str, Any], str]] = []
     node: Any = raw
     for part in location:
@@ -377,14 +400,28 @@ def _remove(raw: dict[str, Any], location: tuple[int | str, ...]) -> bool:
         node = node[part]
     if not entries:
         return False
-    parent, key = entries[-1]
-    del parent[key]
+    while entries:
+        parent, key = entries.pop()
+        del parent[key]
+        if parent:
+            break
     return True
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping; YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         shipped = ", ".join(sorted(str(p) for p in Path("configs").glob("*.yaml"))) or "none in ./configs"
         raise ConfigError([f"no config file {path}; shipped ones: {shipped}"]) from None
@@ -433,6 +470,8 @@ def _explain(details: ErrorDetails) -> str:
         hint = f"; did you mean {near[0]}?" if near else f"; sections are {', '.join(sections())}"
         return f"unknown key {key} (= {details['input']!r}){hint}"
     message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "string_type":
+        message += "; put it in quotes"
     if isinstance(details["input"], dict | Section):
         return f"{key}: {message}"
     return f"{key} = {details['input']!r}: {message}"
