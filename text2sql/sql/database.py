@@ -1,0 +1,242 @@
+"""Databases in memory: built from a schema, and filled so that a query and its near misses give different results."""
+
+from __future__ import annotations
+
+import random
+import re
+import sqlite3
+import zlib
+from itertools import chain
+
+from text2sql.errors import ExecutionError
+from text2sql.sql.hints import Hints, Key, Value
+from text2sql.sql.schema import Column, Schema, Table
+from text2sql.sql.values import dates, fresh, numbers, satisfies, texts
+
+_MAX_FILLED_TABLES = 30
+_MAX_ROWS = 120
+
+
+class Database(sqlite3.Connection):
+    """A connection that knows whether double-quoted text may stand for a string; `run_query` heeds it."""
+
+    forgiving: bool = False
+
+
+def build_database(schema: Schema, forgiving: bool = False) -> Database:
+    """Empty tables in memory; constraints are left out, so that any values can be tried.
+
+    Raises:
+        ExecutionError: SQLite refuses the schema, as it does when a table or a column is declared twice.
+    """
+    connection = sqlite3.connect(":memory:", factory=Database, isolation_level=None, cached_statements=0)
+    connection.forgiving = forgiving
+    try:
+        for table in schema.tables:
+            columns = ", ".join(f"{quote(column.name)} {_type(column)}" for column in table.columns)
+            connection.execute(f"CREATE TABLE {quote(table.name)} ({columns})")
+    except (sqlite3.Error, ValueError) as error:
+        connection.close()
+        raise ExecutionError(str(error)) from None
+    return connection
+
+
+def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hints, seed: int) -> None:
+    """Insert 10 to 40 rows a table (up to 120 where counts ask for it), the same for the same arguments.
+
+    Rows that satisfy the query's conditions, rows that miss one of them by a little, and others are mixed; linked
+    columns share values. seed % 4 picks the kind: 0 keys unique; 1 likewise, with NULLs; 2 keys repeat, with NULLs;
+    3 keys unique, few distinct values.
+    """
+    filler = _Filler(schema, literals, seed)
+    connection.execute("BEGIN")
+    for table in schema.tables[:_MAX_FILLED_TABLES]:
+        rows = filler.rows(table)
+        places = ", ".join("?" * len(table.columns))
+        connection.executemany(f"INSERT INTO {quote(table.name)} VALUES ({places})", rows)  # noqa: S608
+    connection.execute("COMMIT")
+
+
+def retyped(schema: Schema, hints: Hints) -> Schema:
+    """The schema with number types where the query treats a column as a number.
+
+    sql-create-context declares nearly everything VARCHAR, and SQLite would compare such numbers as text: '9' > '10'.
+    """
+    types: dict[Key, str] = {}
+    for key in hints.numeric:
+        table = schema.table(key[0])
+        column = table.column(key[1]) if table else None
+        text = any(isinstance(value, str) for _, value in hints.conditions.get(key, []))
+        if column and not column.numeric and not text and key not in hints.temporal:
+            types[key] = "NUMERIC"
+    for _ in hints.links:  # a column compared with a number column is one too; chains need several rounds
+        before = len(types)
+        for one, other in chain(hints.links, ((b, a) for a, b in hints.links)):
+            if one in types and other not in types and not hints.conditions.get(other):
+                types[other] = "NUMERIC"
+        if len(types) == before:
+            break
+    return schema.retype(types)
+
+
+def quote(name: str) -> str:
+    """A name as SQLite reads it and nothing else."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _type(column: Column) -> str:
+    """Only letters, digits and a length: the declared type goes into DDL."""
+    return re.sub(r"[^\w (),]", "", column.type) if column.type.count("(") == column.type.count(")") else ""
+
+
+class _Filler:
+    def __init__(self, schema: Schema, hints: Hints, seed: int) -> None:
+        self._rng = random.Random(seed)
+        self._hints = hints
+        self._unique_keys = seed % 4 != 2
+        self._nulls = 0.08 if seed % 4 in (1, 2) else 0.0
+        self._narrow = seed % 4 == 3
+        self._sizes = sorted({s for n in hints.sizes for s in (n - 1, n, n + 1, n + 2) if s > 0})
+        self._groups = _groups(schema, hints)
+        self._columns = {(t.name.lower(), c.name.lower()): c for t in schema.tables for c in t.columns}
+        self._pools: dict[Key, tuple[list[Value], list[Value]]] = {}
+
+    def rows(self, table: Table) -> list[tuple[Value | None, ...]]:
+        """Rows for one table."""
+        name = table.name.lower()
+        keys = [(name, column.name.lower()) for column in table.columns]
+        unique = [self._is_unique(key) for key in keys]
+        linked_unique = any(u and key in self._groups for u, key in zip(unique, keys, strict=True))
+        count = self._rng.randint(11, 16) if linked_unique else self._rng.randint(20, 34)
+        count = min(max(count, 2 * self._hints.limit + 5, 0 if linked_unique else sum(self._sizes)), _MAX_ROWS)
+        conditioned = [i for i, key in enumerate(keys) if self._hints.conditions.get(key)]
+        plans = [self._plan(keys, conditioned, i) for i in range(count)]
+        columns = [
+            self._column(key, own, [plan.get(i) for plan in plans])
+            for i, (key, own) in enumerate(zip(keys, unique, strict=True))
+        ]
+        rows = list(zip(*columns, strict=True))
+        self._rng.shuffle(rows)
+        return rows
+
+    def _plan(self, keys: list[Key], conditioned: list[int], row: int) -> dict[int, Value]:
+        """What the conditions ask of one row: all met, all met but one, or anything at all."""
+        rng = self._rng
+        if not conditioned or (row % 5 == 4 and rng.random() < 0.8):
+            return {}
+        plan = {i: self._meeting(keys[i]) for i in conditioned}
+        if row % 5 >= 2:
+            missed = conditioned[(row // 5 + row) % len(conditioned)]
+            near = self._pool(keys[missed])[1]
+            plan[missed] = rng.choice(near or self._pool(keys[missed])[0])
+        return plan
+
+    def _meeting(self, key: Key) -> Value:
+        """A value that meets all conditions on a column, or as many as can be met; sometimes just one of them."""
+        pool, near = self._pool(key)
+        conditions = self._hints.conditions[key]
+        if len(conditions) > 1 and self._rng.random() < 0.5:
+            conditions = [self._rng.choice(conditions)]
+        candidates = near + pool[len(near) : len(near) + 12]
+        scores = [sum(satisfies(value, op, literal) for op, literal in conditions) for value in candidates]
+        best = max(scores)
+        return self._rng.choice([v for v, score in zip(candidates, scores, strict=True) if score == best])
+
+    def _column(self, key: Key, unique: bool, wanted: list[Value | None]) -> list[Value | None]:
+        rng = self._rng
+        pool, near = self._pool(key)
+        if unique:
+            return self._distinct(pool, wanted)
+        deck = self._deck(key, pool, len(wanted))
+        cells: list[Value | None] = []
+        for value in wanted:
+            if value is not None:
+                cells.append(value)
+            elif self._nulls and key not in self._hints.ordered and rng.random() < self._nulls:
+                cells.append(None)
+            elif near and rng.random() < 0.6:
+                cells.append(rng.choice(near))
+            else:
+                cells.append(deck.pop())
+        return cells
+
+    def _distinct(self, pool: list[Value], wanted: list[Value | None]) -> list[Value | None]:
+        rng = self._rng
+        used: set[Value] = set()
+        rest = rng.sample(pool, len(pool))
+        cells: list[Value | None] = []
+        for wish in wanted:
+            value = wish
+            while value is None or value in used:
+                value = rest.pop() if rest else fresh(rng, pool[0])
+            used.add(value)
+            cells.append(value)
+        return cells
+
+    def _deck(self, key: Key, pool: list[Value], count: int) -> list[Value]:
+        """`count` values of which no two are equally frequent, so that counts and modes have no ties."""
+        rng = self._rng
+        if key in self._groups:  # each table leaves out some keys, so that NOT IN, EXCEPT and LEFT JOIN show
+            own = pool[: 5 if self._narrow else 9]
+            chosen = rng.sample(own, max(len(own) - rng.randint(1, 3), 2))
+        else:
+            chosen = rng.sample(pool, min(len(pool), 12))
+        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(1, 5 if self._narrow else 8))
+        sizes = sizes[: len(chosen)]
+        while len(sizes) > 1 and sum(sizes) > count:
+            sizes.pop()
+        sizes[-1] += max(count - sum(sizes), 0)
+        deck = [value for value, size in zip(chosen, sizes, strict=False) for _ in range(size)]
+        rng.shuffle(deck)
+        return deck
+
+    def _is_unique(self, key: Key) -> bool:
+        if self._columns[key].primary:
+            return True
+        if key in self._hints.ordered:
+            return True
+        if not self._unique_keys:
+            return False
+        return key in self._hints.determining or (key in self._groups and _names_its_table(key))
+
+    def _pool(self, key: Key) -> tuple[list[Value], list[Value]]:
+        group = self._groups.get(key, (key,))
+        root = group[0]
+        if root not in self._pools:
+            conditions = [c for member in group for c in self._hints.conditions.get(member, [])]
+            number = any(k in self._hints.numeric or self._columns[k].numeric for k in group if k in self._columns)
+            temporal = any(k in self._hints.temporal or self._columns[k].temporal for k in group if k in self._columns)
+            size = 40 if any(k in self._hints.ordered or self._columns[k].primary for k in group) else 16
+            maker = dates if temporal else numbers if number else texts
+            rng = random.Random(self._rng.getrandbits(32) ^ zlib.crc32(".".join(root).encode()))
+            pool, near = maker(rng, conditions, size)
+            if number and not temporal:
+                odd = [v for _, v in conditions if isinstance(v, str)]
+                pool, near = list(dict.fromkeys([*odd, *pool])), list(dict.fromkeys([*odd, *near]))
+            self._pools[root] = (pool, near)
+        return self._pools[root]
+
+
+def _names_its_table(key: Key) -> bool:
+    """id, or <table>_id in <table>: the table's own key."""
+    table, column = (re.sub(r"[^a-z0-9]", "", part) for part in key)
+    stem = table.removesuffix("es") if table.endswith(("ses", "xes", "ches")) else table.removesuffix("s")
+    return column in {f"{start}{end}" for start in ("", table, stem) for end in ("id", "code", "number", "no", "key")}
+
+
+def _groups(schema: Schema, hints: Hints) -> dict[Key, tuple[Key, ...]]:
+    """Linked columns, by member: those that the query compares, and declared foreign keys."""
+    members: dict[Key, set[Key]] = {}
+    known = {(t.name.lower(), c.name.lower()) for t in schema.tables for c in t.columns}
+    links = list(hints.links)
+    for table in schema.tables:
+        for column in table.columns:
+            if column.references:
+                other, name = column.references
+                links.append(((table.name.lower(), column.name.lower()), (other.lower(), (name or "id").lower())))
+    for one, other in links:
+        if one in known and other in known:
+            joined = members.get(one, {one}) | members.get(other, {other})
+            for member in joined:
+                members[member] = joined
+    return {key: tuple(sorted(group)) for key, group in members.items()}

@@ -1,0 +1,246 @@
+"""Canonical text of a query: equal for spellings of the same query, never for queries of different meaning."""
+
+from __future__ import annotations
+
+from sqlglot import exp
+
+from text2sql.errors import ParseError
+from text2sql.sql.hints import column_names, is_quoted_text
+from text2sql.sql.parse import DIALECT, parse
+from text2sql.sql.schema import Schema, parse_schema
+from text2sql.sql.scopes import Scope, Scopes
+
+_SORTED_SIDES = (exp.EQ, exp.NEQ, exp.Add, exp.Mul)
+_MIRRORED: dict[type[exp.Expr], type[exp.Binary]] = {exp.GT: exp.LT, exp.GTE: exp.LTE}
+
+
+def normalise(sql: str, schema_text: str | None = None) -> str:
+    """Canonical text of a query.
+
+    Case, quoting, aliases, redundant parentheses and qualifiers, `!=`, `ASC`, INNER, the order of AND and OR operands,
+    of the sides of =, of IN lists, of GROUP BY and of inner joins do not show in it. The case of strings does. With the
+    schema, columns are also given the table they belong to, and double-quoted text that names no column is a string.
+
+    Raises:
+        ParseError: the query, or the schema, is no SQL.
+        UnsafeSqlError: it is not one SELECT.
+    """
+    schema = parse_schema(schema_text) if schema_text is not None else None
+    tree = parse(sql)
+    try:
+        return _canonical(tree, schema)
+    except RecursionError:
+        raise ParseError("the query nests too deeply to be compared; flatten it") from None
+
+
+def _canonical(tree: exp.Expr, schema: Schema | None) -> str:
+    if schema:
+        tree = _strings_for_quoted_text(tree, schema)
+    scopes = Scopes(tree, schema)
+    for scope in scopes.all:
+        _inline_aliases(scope, scopes)
+    tree = _rename(tree, Scopes(tree, schema))
+    for select in list(tree.find_all(exp.Select)):
+        _drop_aliases(select)
+        _merge_inner_joins(select)
+    tree = _bottom_up(tree)
+    return tree.sql(dialect=DIALECT, comments=False)
+
+
+def _strings_for_quoted_text(tree: exp.Expr, schema: Schema) -> exp.Expr:
+    names = column_names(tree, schema)
+    for column in list(tree.find_all(exp.Column)):
+        if is_quoted_text(column, names):
+            column.replace(exp.Literal.string(column.name))
+    return tree
+
+
+def _rename(tree: exp.Expr, scopes: Scopes) -> exp.Expr:
+    """Table aliases become table names, numbered in self joins; qualifiers stay only where two sources could be meant.
+
+    A column of an outer query is marked with one ^ a level, so that it is never taken for one of the inner query.
+    """
+    labels = {id(scope): _labels(scope) for scope in scopes.all}
+    qualifiers: list[tuple[exp.Column, str | None]] = []
+    for column in tree.find_all(exp.Column):
+        found = scopes.resolve(column)
+        if found is None:
+            qualifiers.append((column, column.table.lower() or None))
+        elif found.level == 0 and len(found.scope.sources) == 1:
+            qualifiers.append((column, None))
+        else:
+            qualifiers.append((column, "^" * found.level + labels[id(found.scope)][found.alias]))
+    for column, qualifier in qualifiers:
+        column.set("table", exp.to_identifier(qualifier, quoted=False) if qualifier else None)
+    for scope in scopes.all:
+        for alias, node in scope.nodes.items():
+            label = labels[id(scope)][alias]
+            if isinstance(node, exp.Table):
+                same = label == node.name.lower()
+                node.set("alias", None if same else exp.TableAlias(this=exp.to_identifier(label)))
+    for identifier in tree.find_all(exp.Identifier):
+        identifier.set("this", identifier.name.lower())
+        identifier.set("quoted", False)
+    return tree
+
+
+def _labels(scope: Scope) -> dict[str, str]:
+    """Alias → the table's name, with a number where the table stands in FROM more than once."""
+    names = {alias: node.name.lower() if isinstance(node, exp.Table) else alias for alias, node in scope.nodes.items()}
+    labels: dict[str, str] = {}
+    for alias, name in names.items():
+        earlier = sum(names[other] == name for other in labels)
+        labels[alias] = f"{name}@{earlier + 1}" if earlier else name
+    return labels
+
+
+def _inline_aliases(scope: Scope, scopes: Scopes) -> None:
+    """Put what a column alias or an ordinal stands for where it is used.
+
+    SQLite looks for an alias first in ORDER BY, and for a real column first in GROUP BY and HAVING.
+    """
+    select = scope.select
+    aliases = {p.alias.lower(): p.this for p in select.expressions if isinstance(p, exp.Alias)}
+    order = select.args.get("order")
+    for ordered in order.expressions if order else []:
+        inner = ordered.this
+        if isinstance(inner, exp.Literal) and not inner.is_string and str(inner.this).isdigit():
+            position = int(inner.this) - 1
+            if 0 <= position < len(select.expressions) and not select.is_star:
+                ordered.set("this", select.expressions[position].unalias().copy())
+        elif isinstance(inner, exp.Column) and not inner.table and inner.name.lower() in aliases:
+            ordered.set("this", aliases[inner.name.lower()].copy())
+    for part in (select.args.get("group"), select.args.get("having")):
+        for column in list(part.find_all(exp.Column)) if part else []:
+            expression = aliases.get(column.name.lower())
+            if expression is not None and not column.table and _is_only_alias(column, scopes):
+                column.replace(expression.copy())
+
+
+def _is_only_alias(column: exp.Column, scopes: Scopes) -> bool:
+    """Whether no table in scope has a column of that name; False when that cannot be known."""
+    scope = scopes.of(column)
+    tables = list(scope.sources.values()) if scope else [None]
+    return all(table is not None and not table.column(column.name) for table in tables)
+
+
+def _drop_aliases(select: exp.Select) -> None:
+    """Drop column aliases that nothing can see any more: those of derived tables and CTEs stay."""
+    holder = select.parent
+    while isinstance(holder, exp.SetOperation | exp.Subquery) and not isinstance(holder.parent, exp.From | exp.Join):
+        if isinstance(holder, exp.SetOperation) and holder.args.get("order"):
+            return  # its ORDER BY may name an alias
+        holder = holder.parent
+    if isinstance(holder, exp.CTE | exp.From | exp.Join | exp.Subquery):
+        return
+    aliases = {p.alias for p in select.expressions if isinstance(p, exp.Alias)}
+    if not aliases & {column.name for column in select.find_all(exp.Column) if not column.table}:
+        select.set("expressions", [p.unalias() for p in select.expressions])
+
+
+def _merge_inner_joins(select: exp.Select) -> None:
+    """FROM a JOIN b ON x WHERE y → sorted tables, with x AND y as the condition: the same rows for inner joins."""
+    joins = select.args.get("joins") or []
+    for join in joins:
+        plain = not (join.side or join.method or join.args.get("using")) and join.kind in ("", "INNER", "CROSS")
+        if not plain or not isinstance(join.this, exp.Table):
+            for other in joins:
+                if other.kind in ("INNER", "OUTER"):
+                    other.set("kind", None)
+            return
+    from_ = select.args.get("from_")
+    if not joins or from_ is None or not isinstance(from_.this, exp.Table):
+        return
+    conditions = [j.args["on"] for j in joins if j.args.get("on") is not None and not _is_true(j.args["on"])]
+    where = select.args.get("where")
+    if where:
+        conditions.append(where.this)
+    tables = [from_.this, *(join.this for join in joins)]
+    if not any("@" in table.alias for table in tables) and not select.is_star:
+        tables.sort(key=lambda table: table.sql(dialect=DIALECT))
+    select.set("from_", exp.From(this=tables[0]))
+    select.set("joins", [exp.Join(this=table, kind="CROSS") for table in tables[1:]])
+    if conditions:
+        select.set("where", exp.Where(this=exp.and_(*conditions, copy=False, wrap=True)))
+
+
+def _is_true(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Boolean) and bool(node.this)
+
+
+def _bottom_up(tree: exp.Expr) -> exp.Expr:
+    """Sort what commutes, from the leaves up, and leave exactly the parentheses that operators need."""
+    for node in reversed(list(tree.walk())):  # breadth first, reversed: children before parents
+        changed = _rewrite(node)
+        if changed is not node:
+            if node is tree:
+                tree = changed
+            else:
+                node.replace(changed)
+    return tree
+
+
+def _rewrite(node: exp.Expr) -> exp.Expr:
+    if isinstance(node, exp.Paren):
+        inner = node.this
+        return inner if not isinstance(inner, exp.Binary | exp.Unary | exp.Between | exp.In | exp.Is) else node
+    if isinstance(node, exp.And | exp.Or):
+        return _connector(node)
+    if isinstance(node, tuple(_MIRRORED)):
+        node = _MIRRORED[type(node)](this=node.args["expression"], expression=node.args["this"])
+    if isinstance(node, exp.Binary):
+        for side in ("this", "expression"):
+            node.set(side, _wrapped(node.args[side]))
+        if isinstance(node, _SORTED_SIDES) and _text(node.args["expression"]) < _text(node.args["this"]):
+            left, right = node.args["this"], node.args["expression"]
+            node.set("this", right)
+            node.set("expression", left)
+    elif isinstance(node, exp.Not | exp.Neg | exp.Between | exp.In):
+        node.set("this", _wrapped(node.this))
+        if isinstance(node, exp.In) and node.expressions:
+            node.set("expressions", sorted(node.expressions, key=_text))
+    elif isinstance(node, exp.Ordered):
+        node.set("desc", True if node.args.get("desc") else None)
+    elif isinstance(node, exp.Group):
+        node.set("expressions", sorted(node.expressions, key=_text))
+    elif isinstance(node, exp.Count) and isinstance(node.this, exp.Literal) and not node.this.is_string:
+        node.set("this", exp.Star())
+    elif isinstance(node, exp.Where | exp.Having) and isinstance(node.this, exp.Paren):
+        node.set("this", node.this.this)
+    return node
+
+
+def _connector(node: exp.Expr) -> exp.Expr:
+    """(a AND (b AND a)) → a AND b, operands sorted; done once, at the top of a chain of the same operator."""
+    kind = type(node)
+    above = node.parent
+    while isinstance(above, exp.Paren):
+        above = above.parent
+    if type(above) is kind:
+        return node
+    operands: dict[str, exp.Expr] = {}
+    stack = [node]
+    while stack:
+        part = stack.pop()
+        while isinstance(part, exp.Paren):
+            part = part.this
+        if type(part) is kind:
+            stack += [part.args["expression"], part.args["this"]]
+        else:
+            wrapped = _wrapped(part) if isinstance(part, exp.Connector) else part
+            operands[_text(wrapped)] = wrapped
+    first, *rest = [operands[text] for text in sorted(operands)]
+    for operand in rest:
+        first = kind(this=first, expression=operand)
+    return first
+
+
+def _wrapped(node: exp.Expr) -> exp.Expr:
+    """An operand in parentheses where it is itself an operation."""
+    while isinstance(node, exp.Paren):
+        node = node.this
+    return exp.Paren(this=node) if isinstance(node, exp.Binary | exp.Not | exp.Between | exp.In) else node
+
+
+def _text(node: exp.Expr) -> str:
+    return node.sql(dialect=DIALECT, comments=False)

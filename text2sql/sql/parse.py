@@ -1,0 +1,154 @@
+"""SQL text to a tree, with limits that keep hostile text from hurting the parser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from text2sql.errors import ParseError, UnsafeSqlError
+
+DIALECT = "sqlite"
+MAX_QUERY_CHARS = 50_000
+MAX_NESTING = 400
+
+_READS = ("SELECT", "WITH", "VALUES")
+_LEADING = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$)|\()*([A-Za-z_]*)", re.DOTALL)
+# Strings, quoted names and comments, in which no character means anything else; then the characters that nest.
+_TOKEN = re.compile(
+    r"'(?:[^']|'')*(?:'|$)|\"(?:[^\"]|\"\")*(?:\"|$)|`(?:[^`]|``)*(?:`|$)|\[[^\]]*(?:\]|$)"
+    r"|--[^\n]*|/\*.*?(?:\*/|$)|[()]|\b(?:CASE|END)\b",
+    re.DOTALL | re.IGNORECASE,
+)
+_WRITES: tuple[type[exp.Expr], ...] = (
+    exp.DML,
+    exp.DDL,
+    exp.Into,
+    exp.Drop,
+    exp.Alter,
+    exp.TruncateTable,
+    exp.Command,
+    exp.Pragma,
+    exp.Attach,
+    exp.Detach,
+    exp.Set,
+    exp.Use,
+    exp.Analyze,
+    exp.Transaction,
+    exp.Commit,
+    exp.Rollback,
+    exp.Copy,
+    exp.LoadData,
+    exp.Lock,
+    exp.Describe,
+    exp.Kill,
+)
+_SYSTEM_TABLE = re.compile(r"sqlite_|pragma_|dbstat$", re.IGNORECASE)
+
+
+def tokens(sql: str) -> Iterator[re.Match[str]]:
+    """Strings, quoted names, comments, parentheses, CASE and END of a query, in order; the rest is skipped."""
+    return _TOKEN.finditer(sql)
+
+
+def check_text(sql: str, limit: int = MAX_QUERY_CHARS) -> None:
+    """Refuse what no parser should be given: over-long text, NUL bytes, lone surrogates, too deep a nesting.
+
+    Raises:
+        ParseError: with the reason.
+    """
+    if len(sql) > limit:
+        raise ParseError(f"the text has {len(sql)} characters; at most {limit} are read")
+    if "\0" in sql:
+        raise ParseError(f"the text holds a NUL byte at character {sql.index(chr(0))}; remove it")
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        raise ParseError(f"the text is not valid Unicode at character {error.start}; decode it as UTF-8") from None
+    depth = 0
+    for match in tokens(sql):
+        token = match.group().upper()
+        if token in ("(", "CASE"):
+            depth += 1
+            if depth > MAX_NESTING:
+                raise ParseError(f"the text nests deeper than {MAX_NESTING} levels; flatten it")
+        elif token in (")", "END"):
+            depth = max(depth - 1, 0)
+
+
+def parse_statements(sql: str, limit: int = MAX_QUERY_CHARS) -> list[exp.Expr]:
+    """Every statement of a text, empty ones left out.
+
+    sqlglot's pure-Python parser is assumed: where recursion runs out it raises, while its compiled variant would crash
+    the process (sqlglot#7853).
+
+    Raises:
+        ParseError: the text is no SQL, or breaks a limit.
+    """
+    check_text(sql, limit)
+    try:
+        trees = sqlglot.parse(sql, dialect=DIALECT)
+    except RecursionError:
+        raise ParseError("the text nests too deeply to be parsed; flatten it") from None
+    except SqlglotError as error:
+        raise ParseError(f"not SQL: {_one_line(str(error))}") from None
+    except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:  # bugs of the parser on odd input
+        raise ParseError(f"not SQL: {type(error).__name__} in the parser: {_one_line(str(error))}") from None
+    return [tree for tree in trees if tree is not None and not isinstance(tree, exp.Semicolon)]
+
+
+def parse(sql: str) -> exp.Expr:
+    """The tree of one query.
+
+    Raises:
+        ParseError: empty, no SQL, too long or too deep.
+        UnsafeSqlError: another kind of statement than a query, or more than one statement.
+    """
+    check_text(sql)
+    if (word := leading_word(sql)) and word not in _READS:
+        # Told before parsing: sqlglot logs untrusted text when it falls back to an opaque command.
+        raise UnsafeSqlError(f"only SELECT is allowed, and the text starts with {word[:30]!r}")
+    statements = parse_statements(sql)
+    if not statements:
+        raise ParseError("the text holds no statement")
+    if len(statements) > 1:
+        raise UnsafeSqlError(f"one statement is allowed, and the text holds {len(statements)}")
+    return statements[0]
+
+
+def leading_word(sql: str) -> str:
+    """The first word after blanks, comments and parentheses, in capitals; empty when there is none."""
+    match = _LEADING.match(sql)
+    return match.group(1).upper() if match else ""
+
+
+def assert_read_only(tree: exp.Expr) -> None:
+    """Walk the whole tree, so that a write in a CTE or a subquery is found too.
+
+    Raises:
+        UnsafeSqlError: it is no query, writes somewhere, or reads a system table.
+    """
+    if not isinstance(tree, exp.Query | exp.Values):
+        raise UnsafeSqlError(f"only SELECT is allowed, not {tree.key.upper()}")
+    for node in tree.walk():
+        if isinstance(node, _WRITES):
+            raise UnsafeSqlError(f"only SELECT is allowed, and the query holds {node.key.upper()}")
+        if isinstance(node, exp.Table) and _SYSTEM_TABLE.match(node.name):
+            raise UnsafeSqlError(f"system table {node.name} cannot be read")
+        if isinstance(node, exp.Table) and node.args.get("db"):
+            raise UnsafeSqlError(f"table {node.name} is named with a database; name the table alone")
+
+
+def orders_rows(tree: exp.Expr) -> bool:
+    """Whether the query orders its result at top level; an ORDER BY in a subquery does not count."""
+    while isinstance(tree, exp.Subquery | exp.Paren) and not tree.args.get("order"):
+        tree = tree.this
+    return bool(tree.args.get("order"))
+
+
+def _one_line(text: str, limit: int = 200) -> str:
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())  # sqlglot underlines with terminal codes
+    return text if len(text) <= limit else text[: limit - 1] + "…"

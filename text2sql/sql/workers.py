@@ -1,0 +1,227 @@
+"""Work on untrusted rows in processes that may hang, crash or eat memory without hurting the run.
+
+Each worker is a fresh `python -m text2sql.sql.workers module:function`, so it inherits no threads, locks, GPU or
+secrets, starts in a fraction of a second, and can be killed. Items and answers travel as JSON lines over its pipes. An
+item on which a worker dies or exceeds its time gets what `on_failure` makes of it, and a new worker goes on behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_CHUNK = 64
+_PATROL_SECONDS = 0.05
+_START_SECONDS = 60.0
+MEMORY_BYTES = 2 << 30
+"""Address space of a worker."""
+
+
+def process_count() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_rows(
+    function: str,
+    items: Sequence[Any],
+    seconds_an_item: float,
+    on_failure: Callable[[Any, str], Any],
+    processes: int | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Any]:
+    """`function` ("module:name") of each item, in order; items and answers are JSON values.
+
+    Args:
+        seconds_an_item: after this long on one item its worker is killed.
+        on_failure: the answer for an item whose worker died, given the item and a one-line reason.
+        on_done: told how many items have been answered since it was last called; called from one thread at a time.
+    """
+    answers: list[Any] = [None] * len(items)
+    chunks = deque(range(start, min(start + _CHUNK, len(items))) for start in range(0, len(items), _CHUNK))
+    count = min(processes or process_count(), len(chunks))
+    lock = threading.Lock()
+
+    def answered(index: int, answer: Any) -> None:
+        answers[index] = answer
+        if on_done:
+            with lock:
+                on_done(1)
+
+    workers = [_Worker(function, items, chunks, seconds_an_item, on_failure, answered) for _ in range(count)]
+    try:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            for worker in workers:
+                worker.patrol()
+            workers[0].join(_PATROL_SECONDS) if workers[0].is_alive() else time.sleep(_PATROL_SECONDS)
+    finally:
+        for worker in workers:
+            worker.stop()
+    for worker in workers:
+        worker.join()
+        if worker.error:
+            raise worker.error
+    return answers
+
+
+class _Worker(threading.Thread):
+    """A thread that feeds one process, and starts another when that one dies."""
+
+    def __init__(
+        self,
+        function: str,
+        items: Sequence[Any],
+        chunks: deque[range],
+        seconds: float,
+        on_failure: Callable[[Any, str], Any],
+        answered: Callable[[int, Any], None],
+    ) -> None:
+        super().__init__(daemon=True, name=f"worker of {function}")
+        self.error: BaseException | None = None
+        self._function, self._items, self._chunks = function, items, chunks
+        self._seconds, self._on_failure, self._answered = seconds, on_failure, answered
+        self._process: subprocess.Popen[str] | None = None
+        self._expires = float("inf")
+        self._late = self._stopped = False
+
+    def run(self) -> None:
+        try:
+            while not self._stopped:
+                try:
+                    chunk = self._chunks.popleft()
+                except IndexError:
+                    return
+                self._work(chunk)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+            self.error = error
+        finally:
+            self._end()
+
+    def patrol(self) -> None:
+        """Kill the process when its item has taken too long; called from outside."""
+        process = self._process
+        if process is not None and time.monotonic() > self._expires:
+            self._late = True
+            process.kill()
+
+    def stop(self) -> None:
+        """Give up: on an exception in the caller nothing may be left running."""
+        self._stopped = True
+        process = self._process
+        if process is not None and self.is_alive():
+            process.kill()
+
+    def _work(self, chunk: range) -> None:
+        index = chunk.start
+        while index < chunk.stop and not self._stopped:
+            process = self._process or self._begin()
+            assert process.stdin is not None  # noqa: S101 - for the type checker
+            with contextlib.suppress(BrokenPipeError):
+                lines = [json.dumps(self._items[i]) + "\n" for i in range(index, chunk.stop)]
+                feeder = threading.Thread(target=_feed, args=(process, lines), daemon=True)
+                feeder.start()
+            index = self._collect(process, index, chunk.stop)
+            feeder.join()
+
+    def _collect(self, process: subprocess.Popen[str], index: int, stop: int) -> int:
+        """Read answers up to `stop`, or to where the process died; the index to go on from."""
+        assert process.stdout is not None  # noqa: S101
+        while index < stop:
+            self._expires = time.monotonic() + self._seconds
+            line = process.stdout.readline()
+            self._expires = float("inf")
+            if not line.endswith("\n"):
+                late, self._late = self._late, False
+                self._end()
+                if not self._stopped:
+                    how = f"took more than {self._seconds:g} s" if late else "the worker process died"
+                    self._answered(index, self._on_failure(self._items[index], how))
+                return index + 1
+            self._answered(index, json.loads(line))
+            index += 1
+        return index
+
+    def _begin(self) -> subprocess.Popen[str]:
+        root = str(Path(__file__).resolve().parents[2])
+        keep = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
+        environment = {name: os.environ[name] for name in keep if name in os.environ}
+        environment |= {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter and this module
+            [sys.executable, "-m", "text2sql.sql.workers", self._function],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+        )
+        assert self._process.stdout is not None  # noqa: S101
+        self._expires = time.monotonic() + _START_SECONDS
+        ready = self._process.stdout.readline()
+        self._expires = float("inf")
+        if ready.strip() != "ready":
+            code = self._process.wait()
+            self._process = None
+            raise RuntimeError(f"a worker for {self._function} did not start (exit code {code}); see its error above")
+        return self._process
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+
+
+def _feed(process: subprocess.Popen[str], lines: list[str]) -> None:
+    """Write in a thread of its own: a pipe holds 64 KiB, and the process answers while it reads."""
+    assert process.stdin is not None  # noqa: S101
+    with contextlib.suppress(OSError, ValueError):  # the process died; its answers end, which the reader sees
+        for line in lines:
+            process.stdin.write(line)
+        process.stdin.flush()
+
+
+def _limit_resources() -> None:
+    """Less memory than would hurt the machine, no files, no child processes' core dumps."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    for what, limit in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(what)
+        if hard == resource.RLIM_INFINITY or limit <= hard:
+            resource.setrlimit(what, (limit, limit))
+
+
+def main() -> None:
+    """The worker's side: answer a line for each line, until standard input ends."""
+    module, _, name = sys.argv[1].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    output = sys.stdout
+    sys.stdout = sys.stderr  # nothing but answers may reach the pipe
+    sys.dont_write_bytecode = True
+    _limit_resources()
+    output.write("ready\n")
+    output.flush()
+    for line in sys.stdin:
+        output.write(json.dumps(function(json.loads(line))) + "\n")
+        output.flush()
+
+
+if __name__ == "__main__":
+    main()
