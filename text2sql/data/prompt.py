@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from text2sql.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import DatasetDict
     from transformers import PreTrainedTokenizerBase
 
     from text2sql.config import DataSection

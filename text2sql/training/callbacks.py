@@ -1,9 +1,9 @@
+# ruff: noqa: ARG002 - the methods of a TrainerCallback have the arguments that the Trainer passes
 """What happens beside the training steps: one progress bar, figures passed on, a clean stop on SIGTERM."""
 
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +31,11 @@ FIGURES = {
 """Names in the Trainer's log, and ours. Tokens are those that are not padding, since the start of the run."""
 
 
+def tell(message: str) -> None:
+    """One line to the person who waits, on stderr."""
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+
+
 def figures(logs: dict[str, Any]) -> dict[str, float]:
     """The figures of one log entry that are worth keeping."""
     return {ours: float(logs[theirs]) for theirs, ours in FIGURES.items() if logs.get(theirs) is not None}
@@ -45,7 +50,7 @@ def history(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:
     return [steps[step] for step in sorted(steps)]
 
 
-class SpeedCallback(TrainerCallback):  # type: ignore[misc]
+class SpeedCallback(TrainerCallback):
     """Adds useful tokens a second since the last entry, and GPU memory, to a log before anyone else sees it.
 
     Must stand first in the list of callbacks. The clock stands still while the validation loss is taken.
@@ -76,7 +81,7 @@ class SpeedCallback(TrainerCallback):  # type: ignore[misc]
         self.started = time.perf_counter()
 
 
-class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+class ProgressCallback(TrainerCallback):
     """One bar on a terminal; elsewhere a line now and then."""
 
     def __init__(self) -> None:
@@ -122,7 +127,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             self.bar.update(self.task, note=self.last + self.validation)
         elif "loss" in found and (time.monotonic() - self.written > QUIET_SECONDS or self._done(state)):
             self.written = time.monotonic()
-            print(f"fine-tuning {state.global_step}/{state.max_steps}  {self.last}{self.validation}", file=sys.stderr)
+            tell(f"fine-tuning {state.global_step}/{state.max_steps}  {self.last}{self.validation}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -139,7 +144,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             self.bar = None
 
 
-class RunCallback(TrainerCallback):  # type: ignore[misc]
+class RunCallback(TrainerCallback):
     """Keeps the data order in step with the epoch, stops on request, and passes figures on as they appear."""
 
     def __init__(

@@ -56,7 +56,7 @@ class GreedyDecoder:
 
     def __enter__(self) -> GreedyDecoder:
         self._was_training = self.model.training
-        self.model.eval()
+        self.model.train(mode=False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,7 +112,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> se
     Raises:
         ModelError: there is none, so no answer would ever end.
     """
-    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
+    declared: Any = getattr(model.generation_config, "eos_token_id", None)
     ends = set(declared if isinstance(declared, list) else [declared]) | {tokenizer.eos_token_id}
     ends.discard(None)
     if not ends:
@@ -130,7 +130,7 @@ def completion_logits(
     longest completion's width only, never for whole prompts.
     """
     was_training = model.training
-    model.eval()
+    model.train(mode=False)
     order = sorted(range(len(encoded)), key=lambda row: len(encoded[row]["input_ids"]), reverse=True)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]

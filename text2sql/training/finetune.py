@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,15 +15,15 @@ import torch
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.training_args import OptimizerNames
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 from text2sql.config import LoraSection, Settings, TrainingSection
 from text2sql.data.files import new_folder
 from text2sql.data.prompt import encode_rows
 from text2sql.errors import TrainingError, TrainingInterrupted
-from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history
+from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
 from text2sql.training.model import load_base, load_tokenizer, quiet, resolve_precision, training_device
 from text2sql.training.trainer import AdapterTrainer, EpochSampler, save_adapter
@@ -83,10 +82,9 @@ def finetune(
             else "no training row is left: the train split is empty; check the data section"
         )
     if left_out:
-        print(
+        tell(
             f"WARNING: {left_out} of {len(train) + left_out} training rows have more than training.max_length = "
-            f"{training.max_length} tokens and are left out",
-            file=sys.stderr,
+            f"{training.max_length} tokens and are left out"
         )
     validation = _validation_rows(splits, tokenizer, training)
     run = fingerprint(settings, (row for name in ("train", "validation") for row in _texts(splits, name)))
@@ -293,7 +291,7 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
         report_to=["wandb"] if settings.wandb.enabled else "none",
         run_name=settings.wandb.run_name,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU; torchrun starts more
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - one process, one GPU; torchrun starts more
     return arguments
 
 
@@ -303,10 +301,9 @@ def _train(trainer: AdapterTrainer, store: CheckpointStore, stop: StopRequest) -
     resumed_from = None
     if checkpoint is not None:
         resumed_from, planned = trained_steps(checkpoint)
-        print(f"resuming from {checkpoint} at step {resumed_from} of {planned}", file=sys.stderr)
+        tell(f"resuming from {checkpoint} at step {resumed_from} of {planned}")
         if resumed_from >= planned:  # killed after the last step: the Trainer would take one step too many
-            trainer._load_from_checkpoint(str(checkpoint))
-            trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            trainer.restore(checkpoint)
             return resumed_from
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:

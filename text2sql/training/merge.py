@@ -18,7 +18,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from text2sql.config import ModelSection, Settings
 from text2sql.data.files import new_folder
@@ -106,7 +106,7 @@ def check_adapter(adapter: Path) -> None:
 
 def load_adapter(
     adapter: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
-) -> PeftModel:
+) -> Any:
     """The adapter on the base it was trained on, quantised as it was then."""
     base = load_base(settings.model, settings.training, tokenizer, device)
     with quiet():
@@ -132,7 +132,8 @@ def write_merged(adapter: Path, settings: Settings, tokenizer: PreTrainedTokeniz
             delattr(config, quantised)
     config.dtype = dtype
     with torch.device("meta"):
-        merged = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=section.trust_remote_code)
+        factory: Any = AutoModelForCausalLM
+        merged = factory.from_config(config, dtype=dtype, trust_remote_code=section.trust_remote_code)
     merged.load_state_dict(state, strict=True, assign=True)
     merged.tie_weights()
     merged.generation_config = base.generation_config
@@ -145,17 +146,13 @@ def write_merged(adapter: Path, settings: Settings, tokenizer: PreTrainedTokeniz
 @torch.no_grad()
 def merged_state(model: PeftModel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The base's state dict with every LoRA product added (in fp32) and every weight rounded to `dtype`, on the CPU."""
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     state: dict[str, torch.Tensor] = {}
     inside: set[str] = set()
     for name, module in base.named_modules():
         if isinstance(module, LoraLayer):
-            layer = module.get_base_layer()
-            weight = full_weight(layer)
-            for adapter in module.active_adapters:
-                a = module.lora_A[adapter].weight.float().cpu()
-                b = module.lora_B[adapter].weight.float().cpu()
-                weight = weight + module.scaling[adapter] * (b @ a)
+            layer: Any = module.get_base_layer()
+            weight = full_weight(layer) + lora_product(module)
         elif _is_quantised(module) and not any(name.startswith(prefix) for prefix in inside):
             layer, weight = module, full_weight(module)
         else:
@@ -170,7 +167,16 @@ def merged_state(model: PeftModel, dtype: torch.dtype) -> dict[str, torch.Tensor
     return state
 
 
-def full_weight(layer: nn.Module) -> torch.Tensor:
+def lora_product(module: Any) -> torch.Tensor:
+    """scaling · B @ A of a LoRA layer in fp32, shape (out, in)."""
+    products = [
+        module.scaling[name] * (module.lora_B[name].weight.float() @ module.lora_A[name].weight.float())
+        for name in module.active_adapters
+    ]
+    return torch.stack(products).sum(0).cpu()
+
+
+def full_weight(layer: Any) -> torch.Tensor:
     """A linear layer's weight in fp32 on the CPU, de-quantised if need be (without rounding to the compute dtype)."""
     quant_state = getattr(layer.weight, "quant_state", None)
     if quant_state is not None:
@@ -191,9 +197,7 @@ def _merged_answers(folder: Path, settings: Settings, rows: Dataset) -> Answers:
     return answers_of(model, tokenizer, rows, settings.evaluation.max_new_tokens)
 
 
-def answers_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Dataset, max_new_tokens: int
-) -> Answers:
+def answers_of(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset, max_new_tokens: int) -> Answers:
     """Greedy answers to the rows' prompts, and the logits over their completions."""
     prompts = rows["prompt"][:]
     tokens = generate_tokens(model, tokenizer, prompts, max_new_tokens, PARITY_BATCH, label="comparing")
@@ -214,8 +218,8 @@ def compare(expected: Answers, found: Answers, tokenizer: PreTrainedTokenizerBas
         row = same.index(False)
         first = (
             str(rows["prompt"][row]),
-            tokenizer.decode(expected.tokens[row]),
-            tokenizer.decode(found.tokens[row]),
+            str(tokenizer.decode(expected.tokens[row])),
+            str(tokenizer.decode(found.tokens[row])),
         )
     return ParityReport(
         rows=len(same),

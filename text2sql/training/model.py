@@ -11,9 +11,10 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2sql.config import ModelSection, TrainingSection
@@ -55,9 +56,7 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= AMPERE else "fp16"
     if precision == "fp16" and device.type != "cuda":
         raise ModelError("training.precision fp16 needs a CUDA GPU and none is visible; set it to auto, bf16 or fp32")
-    if precision not in ("bf16", "fp16", "fp32"):
-        raise ModelError(f"unknown precision {precision!r}; choose auto, bf16, fp16 or fp32")
-    return precision  # type: ignore[return-value]
+    return cast("Precision", precision)
 
 
 def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
@@ -83,7 +82,7 @@ def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         _give_pad_token(tokenizer)
     tokenizer.padding_side = "left"
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _give_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -132,7 +131,7 @@ def load_base(
     return base
 
 
-def _keep_differentiable(model: PreTrainedModel) -> None:
+def _keep_differentiable(model: nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights when a model answers on a CPU with AVX512-BF16.
 
     The first forward pass in eval mode would repack them in place for a bf16 kernel that has no gradient, and training
@@ -141,7 +140,7 @@ def _keep_differentiable(model: PreTrainedModel) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
 def load_for_inference(
@@ -166,7 +165,8 @@ def load_for_inference(
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    return model.eval(), tokenizer
+    model.train(mode=False)
+    return model, tokenizer
 
 
 def quantization(model: ModelSection, precision: Precision, device: torch.device) -> Any:
@@ -175,16 +175,17 @@ def quantization(model: ModelSection, precision: Precision, device: torch.device
     Raises:
         ModelError: for 8 bits without CUDA.
     """
-    from transformers import BitsAndBytesConfig
+    import transformers
 
+    config: Any = transformers.BitsAndBytesConfig
     if model.quantization_bits == 8:
         if device.type != "cuda":
             raise ModelError(
-                "model.quantization_bits 8 needs a CUDA GPU and none is visible; set it to 4 (NF4 runs on the CPU) or 16"
+                "model.quantization_bits 8 needs a CUDA GPU and none is visible; set it to 4 (NF4 has a CPU path) or 16"
             )
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return config(load_in_8bit=True)
     name = model.bnb_4bit_compute_dtype
-    return BitsAndBytesConfig(
+    return config(
         load_in_4bit=True,
         bnb_4bit_quant_type=model.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=model.use_nested_quant,
@@ -194,14 +195,14 @@ def quantization(model: ModelSection, precision: Precision, device: torch.device
 
 def _packing_attention() -> str:
     """FlashAttention keeps packed rows apart without paying for the square of the whole sequence; SDPA masks it."""
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
 
 
 def _load(name: str, tokenizer: PreTrainedTokenizerBase | None, **options: Any) -> PreTrainedModel:
     with _explained(name), quiet():
-        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
     if tokenizer is None:
         return model  # type: ignore[no-any-return]
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
@@ -279,8 +280,9 @@ def quiet() -> Iterator[None]:
 
     peft and TRL still call what transformers has renamed; their users can do nothing about it.
     """
-    from transformers.utils import logging as library
+    from transformers.utils import logging
 
+    library: Any = logging
     shown = library.is_progress_bar_enabled()
     library.disable_progress_bar()
     try:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer
-from trl import SFTTrainer
+from transformers import TrainerState
+from trl.trainer.sft_trainer import SFTTrainer
 
 from text2sql.errors import TrainingError
 from text2sql.training.checkpoints import CheckpointStore, writing
@@ -54,23 +54,26 @@ class EpochSampler(Sampler[int]):
         return iter([row for batch in [*(batches[i] for i in shuffled), *partial] for row in batch])
 
 
-class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
+class AdapterTrainer(SFTTrainer):
     """Fine-tunes a PEFT model on tokenised rows (`input_ids`, `labels`) and seals its checkpoints in a store."""
 
     def __init__(self, *args: Any, store: CheckpointStore, sampler: EpochSampler | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.store = store
         self.sampler = sampler
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                # SFTTrainer casts the adapter of a quantised model to bf16, where late, small steps round to nothing.
-                parameter.data = parameter.data.float()
+        for parameter in self._trainable():
+            # SFTTrainer casts the adapter of a quantised model to bf16, where late, small steps round to nothing.
+            parameter.data = parameter.data.float()
+
+    def _trainable(self) -> list[nn.Parameter]:
+        model: Any = self.model
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         return self.sampler if self.sampler is not None else super()._get_train_sampler(train_dataset)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}: training has diverged; lower "
@@ -79,21 +82,26 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             )
         return loss
 
+    def restore(self, checkpoint: Path) -> None:
+        """Weights and history of a checkpoint, as they were."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if not all(bool(torch.isfinite(p).all()) for p in self.model.parameters() if p.requires_grad):
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self._trainable()):
             raise TrainingError(
                 f"the adapter's weights are no longer finite at step {self.state.global_step}: training has diverged; "
                 f"lower training.learning_rate (= {self.args.learning_rate:g})"
             )
         with writing(self.store.folder):
-            Trainer._save_checkpoint(self, model, trial)  # past SFTTrainer's, which adds a model card each time
+            super(SFTTrainer, self)._save_checkpoint(model, trial)  # SFTTrainer's own writes a model card each time
             if self.args.should_save:
                 self.store.seal(self.state.global_step)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The adapter alone: the tokenizer does not change, and pickled arguments are of no use."""
         if self.args.should_save:
-            save_adapter(self.model, Path(output_dir or self.args.output_dir), state_dict)
+            save_adapter(self.model, Path(output_dir or self.args.output_dir or "."), state_dict)
 
 
 def save_adapter(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
