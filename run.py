@@ -14,6 +14,7 @@ QUIET = {
     "ZENML_LOGGING_VERBOSITY": "WARN",
     "ZENML_ANALYTICS_OPT_IN": "false",
     "ZENML_ENABLE_REPO_INIT_WARNINGS": "false",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Environment of a run unless the user has set it; ZenML reads it when it is imported."""
@@ -41,7 +42,9 @@ def main(
     from text2sql.errors import Text2SQLError
 
     if pipeline not in PIPELINES:
-        raise typer.BadParameter(f"no pipeline {pipeline!r}; there are: {', '.join(PIPELINES)}", param_hint="--pipeline")
+        raise typer.BadParameter(
+            f"no pipeline {pipeline!r}; there are: {', '.join(PIPELINES)}", param_hint="--pipeline"
+        )
     for name, value in QUIET.items():
         os.environ.setdefault(name, "INFO" if verbose and name == "ZENML_LOGGING_VERBOSITY" else value)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from typing import Any, ClassVar
 
 from zenml.enums import ArtifactType, VisualizationType
@@ -39,12 +38,12 @@ class JsonMaterializer(PageMaterializer):
 
     def load(self, data_type: type[Any]) -> Any:  # noqa: ARG002 - a materializer of ours stores one type
         """The dataclass, whatever type is asked for: where ZenML cannot know it, it asks for `object`."""
-        with self.artifact_store.open(os.path.join(self.uri, self.FILE), "rb") as file:
+        with self.artifact_store.open(f"{self.uri}/{self.FILE}", "rb") as file:
             return self.ASSOCIATED_TYPES[0].from_json(file.read().decode())
 
     def save(self, data: Any) -> None:
         """One file in one write."""
-        with self.artifact_store.open(os.path.join(self.uri, self.FILE), "wb") as file:
+        with self.artifact_store.open(f"{self.uri}/{self.FILE}", "wb") as file:
             file.write(data.to_json().encode())
 
     def compute_content_hash(self, data: Any) -> str:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,10 +25,11 @@ class DatasetMaterializer(PageMaterializer):
     ASSOCIATED_TYPES: ClassVar = (Dataset, DatasetDict)
     SKIP_REGISTRATION: ClassVar[bool] = False
 
-    def load(self, data_type: type[Dataset] | type[DatasetDict]) -> Dataset | DatasetDict:
+    def load(self, data_type: type[Dataset] | type[DatasetDict]) -> Dataset | DatasetDict:  # noqa: ARG002
+        """Whichever of the two was saved."""
         from datasets import load_from_disk
 
-        folder = os.path.join(self.uri, "rows")
+        folder = f"{self.uri}/rows"
         if Path(folder).is_dir():
             return load_from_disk(folder)  # memory-mapped: no row is read before it is asked for
         # Rows are mapped from these files for as long as the step runs; ZenML deletes the folder after it.
@@ -41,9 +39,8 @@ class DatasetMaterializer(PageMaterializer):
 
     def save(self, data: Dataset | DatasetDict) -> None:
         with self.get_temporary_directory(delete_at_exit=True) as local:
-            with _no_progress_bars():
-                data.save_to_disk(local)
-            send_folder(Path(local), os.path.join(self.uri, "rows"))
+            data.save_to_disk(local)
+            send_folder(Path(local), f"{self.uri}/rows")
 
     def render(self, data: Dataset | DatasetDict) -> str:
         splits = _splits(data)
@@ -72,17 +69,3 @@ class DatasetMaterializer(PageMaterializer):
 
 def _splits(data: Dataset | DatasetDict) -> dict[str, Dataset]:
     return dict(data) if isinstance(data, DatasetDict) else {"all": data}
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """`save_to_disk` draws a bar for a file of a few kilobytes."""
-    from datasets.utils import disable_progress_bars, enable_progress_bars, logging
-
-    were_on = logging.is_progress_bar_enabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if were_on:
-            enable_progress_bars()

@@ -56,26 +56,26 @@ class ModelFolderMaterializer(PageMaterializer):
 
     def save(self, data: ModelFolder) -> None:
         ours = cache_folder() in data.path.resolve().parents
-        checksums = send_folder(data.path, os.path.join(self.uri, "files"), link=ours)
+        checksums = send_folder(data.path, f"{self.uri}/files", link=ours)
         if combined_checksum(checksums) != data.digest:
             raise ModelError(f"{data.path} changed while it was stored; run the command again")
-        with self.artifact_store.open(os.path.join(self.uri, MANIFEST), "w") as file:
+        with self.artifact_store.open(f"{self.uri}/{MANIFEST}", "w") as file:
             json.dump({"digest": data.digest, "files": checksums}, file, indent=2)
 
-    def load(self, data_type: type[Any]) -> ModelFolder:
+    def load(self, data_type: type[Any]) -> ModelFolder:  # noqa: ARG002
         """The folder, from the cache where it is there and whole, else from the store.
 
         Raises:
             ModelError: what is stored is not what was saved.
         """
-        with self.artifact_store.open(os.path.join(self.uri, MANIFEST), "r") as file:
+        with self.artifact_store.open(f"{self.uri}/{MANIFEST}", "r") as file:
             digest = str(json.load(file)["digest"])
         place = cache_folder() / digest
         if not _is_whole(place, digest):
             shutil.rmtree(place, ignore_errors=True)
             _prune(cache_folder())
             with new_folder(cache_folder()) as incoming:
-                checksums = receive_folder(os.path.join(self.uri, "files"), incoming, link=True)
+                checksums = receive_folder(f"{self.uri}/files", incoming, link=True)
                 if combined_checksum(checksums) != digest:
                     raise ModelError(
                         f"the stored model {self.uri} is damaged (SHA-256 differs); run again with --no-cache"

@@ -1,4 +1,4 @@
-"""Folders to and from an artifact store: file by file, as they are, in parallel threads, a piece of a file at a time."""
+"""Folders to and from an artifact store: file by file, as they are, in parallel threads, a piece at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from zenml.io import fileio
 
-from text2sql.data.files import THREADS, list_files
+from text2sql.data.files import THREADS, list_files, sha256_file
 
 PIECE = 8 * 1024 * 1024
 
@@ -26,10 +26,10 @@ def send_folder(folder: Path, target: str, link: bool = False) -> dict[str, str]
         The SHA-256 of each file by its relative path, taken from the bytes that were sent.
     """
     files = [path.as_posix() for path in list_files(folder)]
-    for parent in sorted({os.path.dirname(os.path.join(target, name)) for name in files} | {target}):
+    for parent in sorted({f"{target}/{name}".rpartition("/")[0] for name in files} | {target}):
         fileio.makedirs(parent)
     with ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(lambda name: _transfer(str(folder / name), os.path.join(target, name), link), files)
+        digests = pool.map(lambda name: _transfer(str(folder / name), f"{target}/{name}", link), files)
         return dict(zip(files, digests, strict=True))
 
 
@@ -39,14 +39,14 @@ def receive_folder(source: str, folder: Path, link: bool = False) -> dict[str, s
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(lambda name: _transfer(os.path.join(source, name), str(folder / name), link), files)
+        digests = pool.map(lambda name: _transfer(f"{source}/{name}", str(folder / name), link), files)
         return dict(zip(files, digests, strict=True))
 
 
 def _listing(folder: str, below: str = "") -> Iterator[str]:
-    for entry in sorted(str(name) for name in fileio.listdir(os.path.join(folder, below))):
+    for entry in sorted(str(name) for name in fileio.listdir(f"{folder}/{below}")):
         name = f"{below}/{entry}" if below else entry
-        if fileio.isdir(os.path.join(folder, name)):
+        if fileio.isdir(f"{folder}/{name}"):
             yield from _listing(folder, name)
         else:
             yield name
@@ -56,8 +56,7 @@ def _transfer(source: str, target: str, link: bool) -> str:
     if link:
         with suppress(OSError):  # another disk, another machine: copy instead
             os.link(source, target)
-            with open(target, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return sha256_file(Path(target))
     with fileio.open(source, "rb") as incoming, fileio.open(target, "wb") as outgoing:
         return _copy(incoming, outgoing)
 

@@ -77,6 +77,7 @@ def understandable(error: BaseException) -> BaseException:
 
 def _configured(definition: Any, settings: Settings, place: Place, cache: bool) -> Any:
     from zenml import Model
+    from zenml.enums import ExecutionMode
 
     tags = [settings.name, f"stack:{place.stack}"]
     steps = {
@@ -89,11 +90,14 @@ def _configured(definition: Any, settings: Settings, place: Place, cache: bool) 
     }
     return definition.with_options(
         run_name=f"{definition.name}-{settings.name}-{{date}}-{{time}}",
-        model=Model(name=settings.name, description=f"Text-to-SQL, tuned from {settings.model.name}", tags=["text2sql"]),
+        model=Model(
+            name=settings.name, description=f"Text-to-SQL, tuned from {settings.model.name}", tags=["text2sql"]
+        ),
         tags=tags,
         settings=place.plan.settings or None,
         steps=steps or None,
         enable_cache=None if cache else False,
+        execution_mode=ExecutionMode.FAIL_FAST,  # the default goes on, and loses the exception
     )
 
 
@@ -111,18 +115,20 @@ def _finished(run: Any) -> Finished:
 
 @contextmanager
 def _tracebacks_of_bugs_only() -> Iterator[None]:
-    """ZenML logs every failed step with its traceback; for an error that names its remedy, one line is enough.
+    """ZenML logs a failed step twice, with its traceback; for an error that names its remedy, our one line is enough.
 
     Only the terminal is spared: the dashboard keeps the traceback.
     """
     import zenml  # noqa: F401 - its import sets the handlers up
 
-    class Bugs(logging.Filter):
+    class OnlyBugs(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
+            if record.name == "zenml.orchestrators.step_launcher":
+                return not str(record.msg).startswith("Failed to run step")  # the exception itself comes through
             error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
             return error is None or not isinstance(understandable(error), Text2SQLError)
 
-    only_bugs = Bugs()
+    only_bugs = OnlyBugs()
     handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
     for handler in handlers:
         handler.addFilter(only_bugs)

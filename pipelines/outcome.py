@@ -82,7 +82,9 @@ def show(outcome: Outcome, finished: Finished, settings: Settings) -> None:
     console.print("Results:")
     for path in outcome.written:
         console.print(f"  {escape(str(path))}{'/' if path.is_dir() else ''}")
-    console.print(f"Next: open {escape(str(settings.output_dir / 'report.html'))}, or `zenml login --local` for the runs.")
+    console.print(
+        f"Next: open {escape(str(settings.output_dir / 'report.html'))}, or `zenml login --local` for the runs."
+    )
 
 
 def _comparison(evaluation: Evaluation) -> Any:
@@ -119,5 +121,3 @@ def show_plan(pipeline: str, steps: tuple[str, ...], settings: Settings, place: 
         shown = {**place.plan.settings, **step.settings}
         table.add_row(f"# {name}", where, step.needs or "–", yaml.safe_dump(shown).strip() if shown else "–")
     console.print(table)
-
-

@@ -20,5 +20,5 @@ def train(settings: Settings) -> None:
     splits, _ = format_rows(valid_rows, settings.keep("data", "model", "training"))
     adapter, _ = finetune(splits, settings.keep("model", "lora", "training", "wandb"))
     merged_model, _ = merge(adapter, splits, settings.keep("model", "training", "merge", "evaluation"))
-    evaluation = evaluate(merged_model, splits, settings.keep("model", "training", "data", "evaluation"))
+    evaluation = evaluate(merged_model, splits, settings.keep("model", "data", "evaluation"))
     promote(evaluation, settings.keep("name", "gate"))

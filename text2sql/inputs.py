@@ -32,7 +32,7 @@ def _locate(path: Path) -> Path | None:
     """The path as given when it exists, else the same path in the project, else None."""
     path = path.expanduser()
     for candidate in (path, PROJECT / path):
-        if os.path.exists(candidate):  # unlike Path.exists, False where a folder above may not be entered
+        if os.path.exists(candidate):  # noqa: PTH110 - unlike Path.exists, False where a folder above may not be entered
             return candidate
     return None
 
@@ -42,7 +42,9 @@ def _resolve_data(data: DataSection) -> DataSection:
         return data
     path = _locate(data.path)
     if path is None:
-        raise DataError(f"data.path = {str(data.path)!r}: no such file; correct it, or leave it out to use dataset_name")
+        raise DataError(
+            f"data.path = {str(data.path)!r}: no such file; correct it, or leave it out to use dataset_name"
+        )
     if not path.is_file():
         raise DataError(f"data.path = {str(data.path)!r} is a folder; name one .json, .jsonl, .csv or .parquet file")
     try:
@@ -64,7 +66,9 @@ def _resolve_model(model: ModelSection) -> ModelSection:
     if folder is None:
         raise ModelError(f"model.name = {model.name!r}: no such folder; correct it, or name a model of the hub")
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model.name = {model.name!r} holds no config.json; name the folder that save_pretrained wrote")
+        raise ModelError(
+            f"model.name = {model.name!r} holds no config.json; name the folder that save_pretrained wrote"
+        )
     try:
         digest = sha256_folder(folder)
     except OSError as error:
@@ -84,4 +88,4 @@ def _is_local(name: str) -> bool:
     """
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         return True
-    return _locate(Path(name.split("/")[0])) is not None
+    return _locate(Path(name.partition("/")[0])) is not None
