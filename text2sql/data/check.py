@@ -65,10 +65,16 @@ def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
             f"none of the {len(rows)} rows is valid ({_listed(counts)}); row {index}, for example: {reason}: {detail}. "
             "Look at the file and at data.question_column, data.context_column and data.answer_column"
         )
-    rejected = rows.select([i for i, _ in bad])
-    rejected = rejected.add_column("reason", [reason for _, (reason, _) in bad])
-    rejected = rejected.add_column("detail", [detail for _, (_, detail) in bad])
-    return CheckedRows(rows.select(good), rejected, counts)
+    return CheckedRows(rows.select(good), _rejected(rows, bad), counts)
+
+
+def _rejected(rows: Dataset, bad: list[tuple[int, Verdict]]) -> Dataset:
+    from datasets import Dataset, Features, Value
+
+    columns = rows.select([i for i, _ in bad])[:] if bad else {name: [] for name in rows.column_names}
+    columns |= {"reason": [reason for _, (reason, _) in bad], "detail": [detail for _, (_, detail) in bad]}
+    features = Features({**rows.features, "reason": Value("string"), "detail": Value("string")})
+    return Dataset.from_dict(columns, features=features)
 
 
 def _verdicts(rows: Sequence[tuple[Any, ...]], timeout: float) -> list[Verdict | None]:
@@ -87,7 +93,7 @@ def _verdicts(rows: Sequence[tuple[Any, ...]], timeout: float) -> list[Verdict |
     items = [(rows[i][1], rows[i][2], timeout) for i in queries]
     answers = _map_with_bar(items, seconds_an_item=30.0 + 2 * timeout)
     for i, answer in zip(queries, answers, strict=True):
-        verdicts[i] = tuple(answer) if answer else None  # type: ignore[assignment]
+        verdicts[i] = tuple(answer) if answer else None
     return verdicts
 
 

@@ -60,7 +60,7 @@ def _row_key(row: Row) -> tuple[list[tuple[int, Any]], list[Any]]:
 
 
 def _column_orders(left: list[Row], right: list[Row]) -> Iterator[tuple[int, ...] | None]:
-    """Orders of the right columns worth trying: None (as they are) first, then those whose columns hold alike values."""
+    """Orders of the right columns worth trying: None (as they are), then those whose columns hold alike values."""
     yield None
     width = len(left[0])
     if width < 2:

@@ -45,8 +45,8 @@ def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hint
     """Insert 10 to 40 rows a table (up to 120 where counts ask for it), the same for the same arguments.
 
     Rows that satisfy the query's conditions, rows that miss one of them by a little, and others are mixed; linked
-    columns share values. seed % 4 picks the kind: 0 keys unique; 1 likewise, with NULLs; 2 keys repeat, with NULLs;
-    3 keys unique, few distinct values.
+    columns share values. seed % 4 picks the kind: 0 nothing repeats but what is grouped by, so that no other row covers
+    for a near miss; 1 keys unique, with NULLs; 2 keys repeat, with NULLs; 3 keys unique, few distinct values.
     """
     filler = _Filler(schema, literals, seed)
     connection.execute("BEGIN")
@@ -94,6 +94,7 @@ class _Filler:
         self._rng = random.Random(seed)
         self._hints = hints
         self._unique_keys = seed % 4 != 2
+        self._one_to_one = seed % 4 == 0
         self._nulls = 0.08 if seed % 4 in (1, 2) else 0.0
         self._narrow = seed % 4 == 3
         self._sizes = sorted({s for n in hints.sizes for s in (n - 1, n, n + 1, n + 2) if s > 0})
@@ -108,7 +109,9 @@ class _Filler:
         unique = [self._is_unique(key) for key in keys]
         linked_unique = any(u and key in self._groups for u, key in zip(unique, keys, strict=True))
         count = self._rng.randint(11, 16) if linked_unique else self._rng.randint(20, 34)
-        count = min(max(count, 2 * self._hints.limit + 5, 0 if linked_unique else sum(self._sizes)), _MAX_ROWS)
+        if not linked_unique:
+            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes), self._hints.limit**2 // 2)
+        count = min(max(count, self._hints.limit + 3), _MAX_ROWS)
         conditioned = [i for i, key in enumerate(keys) if self._hints.conditions.get(key)]
         plans = [self._plan(keys, conditioned, i) for i in range(count)]
         columns = [
@@ -180,8 +183,9 @@ class _Filler:
             own = pool[: 5 if self._narrow else 9]
             chosen = rng.sample(own, max(len(own) - rng.randint(1, 3), 2))
         else:
-            chosen = rng.sample(pool, min(len(pool), 12))
-        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(1, 5 if self._narrow else 8))
+            chosen = rng.sample(pool, min(len(pool), max(12, self._hints.limit + 3)))
+        groups = max(5 if self._narrow else 8, min(self._hints.limit + 3, 14))
+        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(1, groups))
         sizes = sizes[: len(chosen)]
         while len(sizes) > 1 and sum(sizes) > count:
             sizes.pop()
@@ -193,7 +197,9 @@ class _Filler:
     def _is_unique(self, key: Key) -> bool:
         if self._columns[key].primary:
             return True
-        if key in self._hints.ordered:
+        if key in self._hints.ordered and self._unique_keys:  # where ties make the answer a matter of luck, it shows
+            return True
+        if self._one_to_one and key not in self._hints.grouped and not self._hints.conditions.get(key):
             return True
         if not self._unique_keys:
             return False
@@ -234,9 +240,9 @@ def _groups(schema: Schema, hints: Hints) -> dict[Key, tuple[Key, ...]]:
             if column.references:
                 other, name = column.references
                 links.append(((table.name.lower(), column.name.lower()), (other.lower(), (name or "id").lower())))
-    for one, other in links:
-        if one in known and other in known:
-            joined = members.get(one, {one}) | members.get(other, {other})
+    for first, second in links:
+        if first in known and second in known:
+            joined = members.get(first, {first}) | members.get(second, {second})
             for member in joined:
                 members[member] = joined
     return {key: tuple(sorted(group)) for key, group in members.items()}

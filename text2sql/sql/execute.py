@@ -24,13 +24,16 @@ MAX_VALUE_BYTES = 50_000
 _STEPS_BETWEEN_CHECKS = 1_000
 
 _ALLOWED_FUNCTIONS = frozenset(
-    """
-    abs acos asin atan atan2 avg ceil ceiling char coalesce concat concat_ws cos count cume_dist current_date
-    current_time current_timestamp date datetime degrees dense_rank exp first_value floor glob group_concat ifnull iif
-    instr julianday lag last_value lead length like ln log log10 log2 lower ltrim max min mod nth_value ntile nullif
-    percent_rank pi pow power radians rank replace round row_number rtrim sign sin sqrt strftime string_agg substr
-    substring sum tan time timediff total trim trunc typeof unicode unixepoch upper
-    """.split()
+    re.findall(
+        r"\w+",
+        """
+        abs acos asin atan atan2 avg ceil ceiling char coalesce concat concat_ws cos count cume_dist current_date
+        current_time current_timestamp date datetime degrees dense_rank exp first_value floor glob group_concat
+        ifnull iif instr julianday lag last_value lead length like ln log log10 log2 lower ltrim max min mod
+        nth_value ntile nullif percent_rank pi pow power radians rank replace round row_number rtrim sign sin sqrt
+        strftime string_agg substr substring sum tan time timediff total trim trunc typeof unicode unixepoch upper
+        """,
+    )
 )
 _ALLOWED_ACTIONS = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
 _LIMITS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from sqlglot import exp
 
@@ -38,6 +39,8 @@ class Hints:
     temporal: set[Key] = field(default_factory=set)
     ordered: set[Key] = field(default_factory=set)
     """ORDER BY, MIN or MAX of the column itself: ties would make the answer a matter of luck."""
+    grouped: set[Key] = field(default_factory=set)
+    """GROUP BY columns."""
     determining: set[Key] = field(default_factory=set)
     """GROUP BY columns that must determine other columns of their table for the result to be defined."""
     sizes: list[int] = field(default_factory=list)
@@ -174,6 +177,7 @@ class _Reader:
         if not isinstance(select, exp.Select):
             return
         keys = set(self._keys(group.expressions))
+        self.hints.grouped |= keys
         bare = [p for p in [*select.expressions, *_order(select)] if isinstance(p.unalias(), exp.Column)]
         others = set(self._keys(p.unalias() for p in bare)) - keys
         tables = {table for table, _ in others}
@@ -182,7 +186,7 @@ class _Reader:
     def _using(self, join: exp.Join, name: str) -> None:
         scope = self._scopes.of(join)
         owners = [t.name.lower() for t in scope.sources.values() if t and t.column(name)] if scope else []
-        for first, second in zip(owners, owners[1:], strict=False):
+        for first, second in pairwise(owners):
             self.hints.links.append(((first, name), (second, name)))
             self.hints.joined |= {(first, name), (second, name)}
 

@@ -186,27 +186,30 @@ def _rewrite(node: exp.Expr) -> exp.Expr:
         return inner if not isinstance(inner, exp.Binary | exp.Unary | exp.Between | exp.In | exp.Is) else node
     if isinstance(node, exp.And | exp.Or):
         return _connector(node)
-    if isinstance(node, tuple(_MIRRORED)):
-        node = _MIRRORED[type(node)](this=node.args["expression"], expression=node.args["this"])
     if isinstance(node, exp.Binary):
-        for side in ("this", "expression"):
-            node.set(side, _wrapped(node.args[side]))
-        if isinstance(node, _SORTED_SIDES) and _text(node.args["expression"]) < _text(node.args["this"]):
-            left, right = node.args["this"], node.args["expression"]
-            node.set("this", right)
-            node.set("expression", left)
-    elif isinstance(node, exp.Not | exp.Neg | exp.Between | exp.In):
+        return _binary(node)
+    if isinstance(node, exp.Not | exp.Neg | exp.Between | exp.In):
         node.set("this", _wrapped(node.this))
-        if isinstance(node, exp.In) and node.expressions:
-            node.set("expressions", sorted(node.expressions, key=_text))
+    if isinstance(node, exp.Group) or (isinstance(node, exp.In) and node.expressions):
+        node.set("expressions", sorted(node.expressions, key=_text))
     elif isinstance(node, exp.Ordered):
         node.set("desc", True if node.args.get("desc") else None)
-    elif isinstance(node, exp.Group):
-        node.set("expressions", sorted(node.expressions, key=_text))
     elif isinstance(node, exp.Count) and isinstance(node.this, exp.Literal) and not node.this.is_string:
         node.set("this", exp.Star())
     elif isinstance(node, exp.Where | exp.Having) and isinstance(node.this, exp.Paren):
         node.set("this", node.this.this)
+    return node
+
+
+def _binary(node: exp.Binary) -> exp.Binary:
+    """b > a → a < b, and the sides of what commutes in the order of their text."""
+    if type(node) in _MIRRORED:
+        node = _MIRRORED[type(node)](this=node.args["expression"], expression=node.args["this"])
+    left, right = _wrapped(node.args["this"]), _wrapped(node.args["expression"])
+    if isinstance(node, _SORTED_SIDES) and _text(right) < _text(left):
+        left, right = right, left
+    node.set("this", left)
+    node.set("expression", right)
     return node
 
 

@@ -146,8 +146,8 @@ def _table(schema: exp.Schema) -> Table:
         raise ParseError(f"table {name} has no columns")
     primary: set[str] = set()
     references: dict[str, tuple[str, str]] = {}
-    for node in schema.expressions:
-        node = node.expressions[0] if isinstance(node, exp.Constraint) and node.expressions else node
+    for part in schema.expressions:
+        node = part.expressions[0] if isinstance(part, exp.Constraint) and part.expressions else part
         if isinstance(node, exp.PrimaryKey) and len(node.expressions) == 1:
             primary.add(node.expressions[0].name.lower())
         elif isinstance(node, exp.ForeignKey) and len(node.expressions) == 1:

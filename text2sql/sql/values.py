@@ -8,11 +8,14 @@ from collections.abc import Iterable
 
 from text2sql.sql.hints import Value
 
-WORDS = (
-    "amber birch cedar delta ember fjord grove hazel indigo jasper kelp lilac maple nectar ochre pearl quartz raven "
-    "slate topaz umber violet willow xenon yarrow zephyr acorn basil coral dune elder flint ginger heron iris juniper "
-    "koala lotus mango nutmeg olive plum quince rose saffron thyme urchin velvet walnut zinnia"
-).split()
+WORDS = re.findall(
+    r"\w+",
+    """
+    amber birch cedar delta ember fjord grove hazel indigo jasper kelp lilac maple nectar ochre pearl quartz raven
+    slate topaz umber violet willow xenon yarrow zephyr acorn basil coral dune elder flint ginger heron iris
+    juniper koala lotus mango nutmeg olive plum quince rose saffron thyme urchin velvet walnut zinnia
+    """,
+)
 _DIGITS = re.compile(r"\d+(?!.*\d)")  # the last number of a text
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
@@ -84,10 +87,10 @@ def satisfies(value: Value, operator: str, literal: Value) -> bool:
     return {
         "=": left == right,
         "<>": left != right,
-        "<": left < right,  # type: ignore[operator]
-        "<=": left <= right,  # type: ignore[operator]
-        ">": left > right,  # type: ignore[operator]
-        ">=": left >= right,  # type: ignore[operator]
+        "<": left < right,
+        "<=": left <= right,
+        ">": left > right,
+        ">=": left >= right,
     }[operator]
 
 

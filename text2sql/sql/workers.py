@@ -158,7 +158,7 @@ class _Worker(threading.Thread):
         keep = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
         environment = {name: os.environ[name] for name in keep if name in os.environ}
         environment |= {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter and this module
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "text2sql.sql.workers", self._function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
