@@ -47,12 +47,13 @@ lint: install ## Run the linters alone: ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# A pin such as torch 2.13.0+cpu would tie everyone to the build that this machine happens to hold.
+# torch's build is each machine's own choice, so neither a mark such as +cpu nor the libraries of its CUDA build are pinned;
+# torch itself pins these, exactly.
 lock: install ## Compile requirements*.in to pinned requirements*.txt
 	$(BIN)/uv pip compile --quiet --no-annotate --no-header requirements.in -o requirements.txt
+	sed -E -i.bak 's/\+cpu$$//; /^(cuda|nvidia)-|^triton==/d' requirements.txt
 	$(BIN)/uv pip compile --quiet --no-annotate --no-header requirements-dev.in -o requirements-dev.txt
-	sed -i.bak 's/+cpu$$//' requirements.txt requirements-dev.txt
-	rm requirements.txt.bak requirements-dev.txt.bak
+	rm requirements.txt.bak
 
 clean: ## Remove caches; .venv, checkpoints and results stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build

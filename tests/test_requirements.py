@@ -38,6 +38,10 @@ def test_no_address_and_no_index(name: str):
     assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host|^-[fi] | @ ", text, re.MULTILINE)
 
 
+def test_the_build_of_torch_is_left_open():
+    assert [name for name in pinned("requirements.txt") if re.match(r"(cuda|nvidia)-|triton$", name)] == []
+
+
 @pytest.mark.parametrize("name", COMPILED)
 def test_what_is_asked_for_is_there(name: str):
     pins = pinned(name)
