@@ -209,20 +209,53 @@ def test_a_report_without_a_base_is_rendered():
     assert "not judged" in html.texts["p"]
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
-def test_in_a_browser_the_script_runs_and_hostile_text_does_not(tmp_path: Path):
-    clean = hostile("".join(HOSTILE))
-    (tmp_path / "report.html").write_text(render_report(clean, decide(clean, GateSection())), encoding="utf-8")
+BROWSER = [
+    pytest.mark.browser,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine"),
+]
+
+
+def seen_by_a_browser(text: str, folder: Path) -> str:
+    """The page's DOM after its script has run."""
+    (folder / "report.html").write_text(text, encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    flags += [
-        "--disable-background-networking",
-        "--disable-component-update",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    command = ["chromium", *flags, "--dump-dom", (tmp_path / "report.html").as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
-    assert title is not None
-    assert title[1] != "owned"
-    assert "1 of 1 shown" in dom  # our own script is not stopped by the policy
+    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={folder / 'profile'}"]
+    command = ["chromium", *flags, "--dump-dom", (folder / "report.html").as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+class TestInABrowser:
+    pytestmark = BROWSER
+
+    def test_our_script_runs_and_hostile_text_does_not(self, tmp_path: Path):
+        bad = hostile("".join(HOSTILE))
+        dom = seen_by_a_browser(render_report(bad, decide(bad, GateSection())), tmp_path)
+        title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+        assert title is not None
+        assert title[1] != "owned"
+        assert "1 of 1 shown" in dom
+
+    def test_a_script_that_slips_in_is_stopped_by_the_policy(self, judged: Evaluation, tmp_path: Path):
+        text = render_report(judged, decide(judged, GateSection()))
+        slipped = text.replace("</footer>", "</footer><script>document.title = 'owned'</script>")
+        assert slipped != text
+        assert "<title>owned</title>" not in seen_by_a_browser(slipped, tmp_path)
+
+    def test_filters_and_theme_work(self, judged: Evaluation, tmp_path: Path):
+        use = """
+            const told = [], say = () => told.push(find("count").textContent);
+            const input = () => new Event("input", {bubbles: true});
+            const set = (id, value) => { find(id).value = value; find(id).dispatchEvent(input()); };
+            set("words", "gold_2 QUESTION"); say();
+            set("words", ""); set("change", "fixed"); say();
+            set("kind", "like"); say(); told.push(find("nothing").hidden);
+            set("kind", "join"); set("change", "right"); say();
+            find("theme").click(); told.push(root.dataset.theme);
+            find("theme").click(); told.push(root.dataset.theme);
+            document.body.setAttribute("data-told", told.join("; "));
+        """
+        text = render_report(judged, decide(judged, GateSection()))
+        text = re.sub(r"<meta http-equiv.*?>", "", text).replace("</body>", f"<script>{use}</script></body>")
+        told = re.search(r'data-told="(.*?)"', seen_by_a_browser(text, tmp_path))
+        assert told is not None
+        assert told[1] == "1 of 4 shown; 2 of 4 shown; 0 of 4 shown; false; 2 of 4 shown; dark; light"
