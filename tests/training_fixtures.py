@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from datasets import Dataset, DatasetDict
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from text2sql.config import Settings
-from text2sql.training.finetune import TrainedAdapter, finetune
+
+if TYPE_CHECKING:  # torch and its friends take seconds to import, and most tests do without
+    from datasets import DatasetDict
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from text2sql.training.finetune import TrainedAdapter
 
 NOUNS = ("ship", "baker", "river", "violin", "planet", "orchard", "lantern", "tailor")
 COLUMNS = ("weight", "colour", "age", "height", "price", "city")
-TEMPLATE = "{context}\n{question}\n"
 
 
 def made_up_rows(count: int) -> list[dict[str, str]]:
@@ -31,12 +32,16 @@ def made_up_rows(count: int) -> list[dict[str, str]]:
 
 
 def splits(train: int = 48, validation: int = 12) -> DatasetDict:
+    from datasets import Dataset, DatasetDict
+
     rows = made_up_rows(train + validation)
     return DatasetDict(train=Dataset.from_list(rows[:train]), validation=Dataset.from_list(rows[train:]))
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE, as GPT-2's and Llama-3's: BOS before a text, pad of its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -45,6 +50,8 @@ def byte_level_tokenizer() -> PreTrainedTokenizerFast:
 
 def metaspace_tokenizer() -> PreTrainedTokenizerFast:
     """BPE over text with ▁ for spaces and one before each text, as SentencePiece does; no pad token, as Mistral's."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
@@ -55,6 +62,9 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _trained(tokenizer: Tokenizer, special: list[str], alphabet: list[str], pad: str | None) -> PreTrainedTokenizerFast:
+    from tokenizers import processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
     lines = [row["prompt"] + row["completion"] for row in made_up_rows(48)]
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
@@ -71,6 +81,11 @@ def _trained(tokenizer: Tokenizer, special: list[str], alphabet: list[str], pad:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a random 2-layer Mistral of hidden size 64 and its byte-level tokenizer."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    from text2sql.training.model import quiet
+
     folder = tmp_path_factory.mktemp("tiny-mistral")
     tokenizer = byte_level_tokenizer()
     torch.manual_seed(0)
@@ -87,15 +102,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    MistralForCausalLM(config).save_pretrained(folder)
+    with quiet():
+        MistralForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def tiny_settings(model: Path, workdir: Path, **sections: dict[str, Any]) -> Settings:
+def tiny_settings(folder: Path, workdir: Path, **sections: dict[str, Any]) -> Settings:
     """Settings that train the tiny model in seconds, with `section={key: value}` changes."""
     values: dict[str, dict[str, Any]] = {
-        "model": {"name": str(model)},
+        "model": {"name": str(folder)},
         "lora": {"r": 4, "lora_alpha": 8},
         "training": {
             "max_steps": 12,
@@ -125,5 +141,7 @@ def settings(tiny_model: Path, tmp_path: Path) -> Settings:
 @pytest.fixture(scope="session")
 def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedAdapter:
     """One NF4 adapter, trained for 12 steps; read it, do not change it."""
+    from text2sql.training.finetune import finetune
+
     workdir = tmp_path_factory.mktemp("trained")
     return finetune(splits(), tiny_settings(tiny_model, workdir), output=workdir / "adapter")

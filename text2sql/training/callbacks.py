@@ -25,7 +25,7 @@ FIGURES = {
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "num_input_tokens_seen": "tokens",
-    "train_tokens_per_second": "tokens_per_second",
+    "tokens_per_second": "tokens_per_second",
     "gpu_memory_gib": "gpu_memory_gib",
 }
 """Names in the Trainer's log, and ours. Tokens are those that are not padding, since the start of the run."""
@@ -70,7 +70,7 @@ class SpeedCallback(TrainerCallback):
         if "loss" not in logs:
             return
         now, seen = time.perf_counter(), int(state.num_input_tokens_seen)
-        added = {"train_tokens_per_second": (seen - self.tokens) / max(now - self.started, 1e-9)}
+        added = {"tokens_per_second": (seen - self.tokens) / max(now - self.started, 1e-9)}
         if torch.cuda.is_available():
             added["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self.tokens, self.started = seen, now

@@ -123,17 +123,15 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        torch_writer = any(word in str(error) for word in ("PytorchStreamWriter", "inline_container", "iostream error"))
+        if isinstance(error, RuntimeError) and not torch_writer:
             raise
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        full = full or any(
-            word in str(error) for word in ("No space left", "os error 28", "File too large", "file write failed")
-        )
-        free = _free(target)
-        reason = f"the disk is full ({free})" if full else " ".join(str(error).split())[:200] or type(error).__name__
+        full = full or torch_writer or any(word in str(error) for word in ("No space left", "File too large"))
+        reason = f"the disk is full ({_free(target)})" if full else " ".join(str(error).split())[:200]
         raise OutputError(
-            f"cannot write {target}: {reason}; free some space there, or point training.checkpoint_dir "
-            "and output_dir to another disk"
+            f"cannot write {target}: {reason or type(error).__name__}; free some space there, or point "
+            "training.checkpoint_dir and output_dir to another disk"
         ) from error
 
 

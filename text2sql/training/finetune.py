@@ -153,7 +153,7 @@ def _validation_rows(
 
 
 def _texts(splits: DatasetDict, name: str) -> Iterator[dict[str, str]]:
-    if name in splits:
+    if name in splits and len(splits[name]):
         rows = splits[name]
         for prompt, completion in zip(rows["prompt"][:], rows["completion"][:], strict=True):
             yield {"prompt": prompt, "completion": completion}
@@ -298,14 +298,13 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
 def _train(trainer: AdapterTrainer, store: CheckpointStore, stop: StopRequest) -> int | None:
     """Train to the end, from the last complete checkpoint if there is one; returns its step."""
     checkpoint = store.last_complete()
-    resumed_from = None
+    resumed_from, planned = trained_steps(checkpoint) if checkpoint is not None else (None, None)
     if checkpoint is not None:
-        resumed_from, planned = trained_steps(checkpoint)
         tell(f"resuming from {checkpoint} at step {resumed_from} of {planned}")
-        if resumed_from >= planned:  # killed after the last step: the Trainer would take one step too many
-            trainer.restore(checkpoint)
-            return resumed_from
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is not None and resumed_from == planned:  # killed after the last step: train() would take one more
+        trainer.restore(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         raise TrainingInterrupted(
             f"stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint is in "

@@ -235,9 +235,11 @@ def check_folder(model: ModelSection) -> None:
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unreadable model into one line with a remedy."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load model {name!r}: {_remedy(name, reason)} ({_shorten(reason)})") from error
 
