@@ -113,9 +113,10 @@ def test_every_exit_code_of_an_error_is_explained():
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.Text2SQLError)
     }
+    from pipelines.launch import KILLED_EXIT
     from run import GATE_FAILED
 
-    assert told == codes | {0, GATE_FAILED}
+    assert told == codes | {0, GATE_FAILED, KILLED_EXIT}
 
 
 def test_commands_name_files_that_exist():
