@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def test_without_an_end_token_no_answer_would_end(loaded: Loaded, monkeypatch: p
     model, tokenizer = loaded
     assert end_tokens(model, tokenizer) == {tokenizer.eos_token_id}
     monkeypatch.setattr(model.generation_config, "eos_token_id", None)
-    monkeypatch.setattr(tokenizer, "eos_token", None)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.eos_token = None
     with pytest.raises(ModelError, match="end token"):
         end_tokens(model, tokenizer)
 

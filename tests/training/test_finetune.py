@@ -124,9 +124,7 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, tmp_path: Path) -> 
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-def test_long_rows_are_left_out_and_named(
-    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_long_rows_are_left_out_and_named(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = load_tokenizer(tiny_settings(tiny_model, tmp_path).model)
     rows, _ = tokenize(splits()["train"], tokenizer, 10**6)
     limit = max(rows["length"]) - 1
@@ -268,9 +266,7 @@ def test_a_full_disk_is_one_line(tiny_model: Path, tmp_path: Path, limit: int) -
     assert CheckpointStore(run, 1).last_complete() is None
 
 
-def test_a_full_disk_leaves_no_half_adapter(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_half_adapter(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fills up after the last checkpoint; once there is room, only the adapter is written."""
     settings = tiny_settings(tiny_model, tmp_path, training={"max_steps": 1})
     output = tmp_path / "out" / "adapter"

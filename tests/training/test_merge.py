@@ -46,22 +46,16 @@ def test_it_loads_as_any_model_does(merged: MergeResult, settings: Settings) -> 
     assert list(merged.path.glob("*.safetensors"))
 
 
-def test_the_adapter_is_in_it(merged: MergeResult, settings: Settings) -> None:
+def test_the_adapter_is_in_it(merged: MergeResult, trained: TrainedAdapter, settings: Settings) -> None:
     """And what a merge adds is the de-quantised base plus scaled B @ A, to half precision."""
     model = AutoModelForCausalLM.from_pretrained(merged.path, dtype=torch.float32)
     name = "model.layers.1.mlp.gate_proj"
     base = full_weight(load_base(settings.model, settings.training).get_submodule(name))
     found = model.get_submodule(name).weight
     assert (found - base).abs().max() > 1e-2
-    weights = load_file(_adapter_of(merged))
+    weights = load_file(trained.path / "adapter_model.safetensors")
     a, b = (weights[f"base_model.model.{name}.lora_{x}.weight"] for x in "AB")
     torch.testing.assert_close(found, base + 8 / 4 * b @ a, rtol=1e-3, atol=1e-4)
-
-
-def _adapter_of(merged: MergeResult) -> Path:
-    """The session's one trained adapter stands beside the module's merged model."""
-    [path] = merged.path.parents[1].glob("trained*/adapter/adapter_model.safetensors")
-    return path
 
 
 def test_dequantized_is_nearer_to_what_was_trained_than_original(
@@ -84,11 +78,11 @@ def test_layers_without_an_adapter_are_there_too(tiny_model: Path, tmp_path: Pat
         model={"quantization_bits": bits},
         lora={"target_modules": ["q_proj"]},
         training={"max_steps": 2},
-        merge={"dtype": "bfloat16"},
+        merge={"dtype": "bfloat16", "min_agreement": 0.5},  # after two steps, many tokens are nearly as likely
     )
     trained = finetune(splits(16, 0), settings)
     result = merge_adapter(trained.path, settings, ROWS, tmp_path / "model")
-    assert result.parity.agreement >= 0.9
+    assert result.parity.mean_kl < 1e-5
     assert AutoModelForCausalLM.from_pretrained(result.path).dtype == torch.bfloat16
 
 
@@ -108,8 +102,8 @@ def test_a_damaged_merge_fails_and_leaves_nothing(
 def test_weights_that_are_not_finite_fail(
     trained: TrainedAdapter, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "lora_product", lambda module: torch.full(module.weight.shape, float("nan")))
-    monkeypatch.setattr(merging, "full_weight", lambda layer: torch.full((layer.out_features, layer.in_features), 1e30))
+    right = merging.lora_product
+    monkeypatch.setattr(merging, "lora_product", lambda module: right(module) * float("nan"))
     with pytest.raises(ParityError, match="inf"):
         merge_adapter(trained.path, settings, ROWS, tmp_path / "model")
 

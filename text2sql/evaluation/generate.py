@@ -26,7 +26,7 @@ def generate(
 ) -> list[str]:
     """The greedy answer to each prompt, in the order of the prompts, without the end token or outer whitespace."""
     answers = generate_tokens(model, tokenizer, prompts, max_new_tokens, batch_size, label)
-    return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+    return [str(tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in answers]
 
 
 def completion_perplexity(

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import gc
 import shutil
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
@@ -107,10 +109,29 @@ def check_adapter(adapter: Path) -> None:
 def load_adapter(
     adapter: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
 ) -> Any:
-    """The adapter on the base it was trained on, quantised as it was then."""
+    """The adapter on the base it was trained on, quantised as it was then.
+
+    Raises:
+        ModelError: it is damaged, or was trained on another base.
+    """
     base = load_base(settings.model, settings.training, tokenizer, device)
-    with quiet():
-        return PeftModel.from_pretrained(base, str(adapter)).eval()
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            model = PeftModel.from_pretrained(base, str(adapter)).eval()
+        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+            found = set(file.keys())
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"adapter {adapter} does not fit {settings.model.name} ({reason}); train it again") from error
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if found != wanted:  # peft loads what fits, and leaves the rest as it was initialised
+        odd = sorted(found ^ wanted)
+        raise ModelError(
+            f"adapter {adapter} does not fit {settings.model.name}: {len(wanted - found)} tensors are missing and "
+            f"{len(found - wanted)} belong nowhere ({odd[0]}, ...); train it again"
+        )
+    return model
 
 
 def write_merged(adapter: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
