@@ -112,7 +112,7 @@ class Suite:
             (chosen if len(case.results) == 1 and not case.trivial else spare).append(case)
             if len(chosen) == wanted:
                 break
-        spare.sort(key=lambda case: (len(case.results), case.trivial))
+        spare.sort(key=lambda case: (case.trivial, len(case.results)))
         missing = wanted - len(chosen)
         for case in spare[missing:]:
             case.database.close()

@@ -100,6 +100,7 @@ class _Filler:
         self._sizes = sorted({s for n in hints.sizes for s in (n - 1, n, n + 1, n + 2) if s > 0})
         self._groups = _groups(schema, hints)
         self._columns = {(t.name.lower(), c.name.lower()): c for t in schema.tables for c in t.columns}
+        self._misses = seed // 4 % 7
         self._pools: dict[Key, tuple[list[Value], list[Value]]] = {}
 
     def rows(self, table: Table) -> list[tuple[Value | None, ...]]:
@@ -124,14 +125,14 @@ class _Filler:
 
     def _plan(self, keys: list[Key], conditioned: list[int], row: int) -> dict[int, Value]:
         """What the conditions ask of one row: all met, all met but one, or anything at all."""
-        rng = self._rng
-        if not conditioned or (row % 5 == 4 and rng.random() < 0.8):
+        if not conditioned or (row % 5 == 4 and self._rng.random() < 0.8):
             return {}
         plan = {i: self._meeting(keys[i]) for i in conditioned}
         if row % 5 >= 2:
-            missed = conditioned[(row // 5 + row) % len(conditioned)]
-            near = self._pool(keys[missed])[1]
-            plan[missed] = rng.choice(near or self._pool(keys[missed])[0])
+            missed = conditioned[self._misses % len(conditioned)]
+            near = self._pool(keys[missed])[1] or self._pool(keys[missed])[0]
+            plan[missed] = near[self._misses // len(conditioned) % len(near)]  # each in turn: none is left to chance
+            self._misses += 1
         return plan
 
     def _meeting(self, key: Key) -> Value:
@@ -149,7 +150,7 @@ class _Filler:
         rng = self._rng
         pool, near = self._pool(key)
         if unique:
-            return self._distinct(pool, wanted)
+            return self._distinct(pool[: len(wanted) + 2] if key in self._groups else pool, wanted)
         deck = self._deck(key, pool, len(wanted))
         cells: list[Value | None] = []
         for value in wanted:

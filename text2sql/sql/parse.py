@@ -16,6 +16,11 @@ MAX_QUERY_CHARS = 50_000
 MAX_NESTING = 400
 
 _READS = ("SELECT", "WITH", "VALUES")
+_STATEMENTS = frozenset(
+    """ALTER ANALYZE ATTACH BEGIN CALL COMMIT COPY CREATE DELETE DESCRIBE DETACH DO DROP END EXEC EXECUTE EXPLAIN GRANT
+    INSERT LOAD MERGE PRAGMA REINDEX RELEASE REPLACE REVOKE ROLLBACK SAVEPOINT SET SHOW TRUNCATE UPDATE USE VACUUM
+    """.split()  # noqa: SIM905
+)
 _LEADING = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$)|\()*([A-Za-z_]*)", re.DOTALL)
 # Strings, quoted names and comments, in which no character means anything else; then the characters that nest.
 _TOKEN = re.compile(
@@ -110,7 +115,9 @@ def parse(sql: str) -> exp.Expr:
     check_text(sql)
     if (word := leading_word(sql)) and word not in _READS:
         # Told before parsing: sqlglot logs untrusted text when it falls back to an opaque command.
-        raise UnsafeSqlError(f"only SELECT is allowed, and the text starts with {word[:30]!r}")
+        if word in _STATEMENTS:
+            raise UnsafeSqlError(f"only SELECT is allowed, and the text starts with {word}")
+        raise ParseError(f"not SQL: the text starts with {word[:30]!r}; a query starts with SELECT")
     statements = parse_statements(sql)
     if not statements:
         raise ParseError("the text holds no statement")
@@ -136,10 +143,17 @@ def assert_read_only(tree: exp.Expr) -> None:
     for node in tree.walk():
         if isinstance(node, _WRITES):
             raise UnsafeSqlError(f"only SELECT is allowed, and the query holds {node.key.upper()}")
-        if isinstance(node, exp.Table) and _SYSTEM_TABLE.match(node.name):
-            raise UnsafeSqlError(f"system table {node.name} cannot be read")
-        if isinstance(node, exp.Table) and node.args.get("db"):
-            raise UnsafeSqlError(f"table {node.name} is named with a database; name the table alone")
+        if isinstance(node, exp.Table):
+            _assert_plain_table(node)
+
+
+def _assert_plain_table(table: exp.Table) -> None:
+    if not isinstance(table.this, exp.Identifier):
+        raise UnsafeSqlError(f"only tables can be read, not {_one_line(table.sql(dialect=DIALECT), 60)}")
+    if _SYSTEM_TABLE.match(table.name):
+        raise UnsafeSqlError(f"system table {table.name} cannot be read")
+    if table.args.get("db"):
+        raise UnsafeSqlError(f"table {table.name} is named with a database; name the table alone")
 
 
 def orders_rows(tree: exp.Expr) -> bool:

@@ -172,7 +172,7 @@ class _Worker(threading.Thread):
         self._expires = float("inf")
         if ready.strip() != "ready":
             code = self._process.wait()
-            self._process = None
+            self._end()
             raise RuntimeError(f"a worker for {self._function} did not start (exit code {code}); see its error above")
         return self._process
 
@@ -213,7 +213,7 @@ def main() -> None:
     module, _, name = sys.argv[1].partition(":")
     function = getattr(importlib.import_module(module), name)
     output = sys.stdout
-    sys.stdout = sys.stderr  # nothing but answers may reach the pipe
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - nothing but answers may reach the pipe
     sys.dont_write_bytecode = True
     _limit_resources()
     output.write("ready\n")

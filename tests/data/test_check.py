@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from datasets import Dataset
+
+from text2sql.config import DataSection
+from text2sql.data.check import check_rows
+from text2sql.data.synthetic import generate_rows
+from text2sql.errors import DataError
+
+DATA = DataSection(query_timeout=0.3)
+CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER); CREATE TABLE team (head VARCHAR, city VARCHAR)"
+GOOD = {"question": "How old is Joe?", "context": CONTEXT, "answer": "SELECT age FROM head WHERE name = 'Joe'"}
+
+BAD = {
+    "no question": ({"question": ""}, "empty_field"),
+    "a missing answer": ({"answer": None}, "empty_field"),
+    "a blank context": ({"context": " \n"}, "empty_field"),
+    "a NUL byte": ({"answer": "SELECT age\0 FROM head"}, "nul_byte"),
+    "a megabyte of question": ({"question": "why " * 250_000}, "too_long"),
+    "a megabyte of answer": ({"answer": "SELECT '" + "x" * 1_000_000 + "'"}, "too_long"),
+    "a megabyte of context": ({"context": CONTEXT + " " * 1_000_000}, "too_long"),
+    "a thousand tables": (
+        {"context": "; ".join(f"CREATE TABLE t{i} (a INT)" for i in range(1000))},
+        "context_unparsable",
+    ),
+    "a context that is no SQL": ({"context": "the heads"}, "context_unparsable"),
+    "a context with data in it": ({"context": f"{CONTEXT}; INSERT INTO team VALUES ('a', 'b')"}, "context_unparsable"),
+    "an answer that is no SQL": ({"answer": "forty"}, "answer_unparsable"),
+    "half an answer": ({"answer": "SELECT age FROM head WHERE"}, "answer_unparsable"),
+    "an answer nested too deeply": ({"answer": "SELECT " + "(" * 900 + "1" + ")" * 900}, "answer_unparsable"),
+    "an answer that deletes": ({"answer": "DELETE FROM head"}, "not_read_only"),
+    "an answer that drops as well": ({"answer": "SELECT age FROM head; DROP TABLE head"}, "not_read_only"),
+    "an answer that attaches": ({"answer": "ATTACH 'x.db' AS x"}, "not_read_only"),
+    "an answer that loads an extension": ({"answer": "SELECT load_extension('x')"}, "not_read_only"),
+    "an answer that reads the system table": ({"answer": "SELECT sql FROM sqlite_master"}, "not_read_only"),
+    "an unknown column": ({"answer": "SELECT height FROM head"}, "does_not_run"),
+    "an unknown table": ({"answer": "SELECT age FROM people"}, "does_not_run"),
+    "a table created twice": ({"context": f"{CONTEXT}; CREATE TABLE HEAD (age INT)"}, "does_not_run"),
+    "a column declared twice": ({"context": "CREATE TABLE head (age INT, age INT)"}, "does_not_run"),
+    "recursion without end": (
+        {"answer": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT SUM(i) FROM n"},
+        "timeout",
+    ),
+    "a lone surrogate": ({"answer": "SELECT age FROM head WHERE name = '\ud800'"}, "answer_unparsable"),
+    "the same again": ({}, "duplicate"),
+}
+
+
+def dataset(rows: list[dict[str, object]]) -> Dataset:
+    return Dataset.from_list([{**row, "row_id": i, "construct": ""} for i, row in enumerate(rows)])
+
+
+def test_every_kind_of_bad_row_gets_its_reason():
+    bad = {name: case for name, case in BAD.items() if "surrogate" not in name}  # Arrow holds valid Unicode only
+    rows = dataset([GOOD, *({**GOOD, **change} for change, _ in bad.values())])
+    started = time.perf_counter()
+    checked = check_rows(rows, DATA)
+    assert time.perf_counter() - started < 30
+    assert checked.valid["row_id"][:] == [0]
+    assert checked.valid.column_names == rows.column_names
+    reasons = dict(zip(bad, checked.rejected["reason"][:], strict=True))
+    assert reasons == {name: reason for name, (_, reason) in bad.items()}
+    assert checked.rejected.column_names == [*rows.column_names, "reason", "detail"]
+    assert all(detail and "\n" not in detail and len(detail) < 400 for detail in checked.rejected["detail"])
+    assert sum(checked.counts.values()) == len(bad)
+
+
+def test_double_quoted_strings_are_accepted_as_sqlite_does():
+    rows = dataset([{**GOOD, "answer": 'SELECT age FROM head WHERE name = "Joe"'}])
+    assert len(check_rows(rows, DATA).valid) == 1
+
+
+def test_all_rows_valid_leaves_an_empty_dataset_of_the_same_shape():
+    checked = check_rows(dataset([GOOD]), DATA)
+    assert len(checked.rejected) == 0
+    assert checked.rejected.column_names == ["question", "context", "answer", "row_id", "construct", "reason", "detail"]
+    assert checked.counts == {}
+
+
+def test_columns_that_are_no_text():
+    rows = Dataset.from_list([{"question": 1, "context": CONTEXT, "answer": "SELECT 1", "row_id": 0, "construct": ""}])
+    with pytest.raises(DataError, match="not_text: question is int"):
+        check_rows(rows, DATA)
+
+
+def test_no_valid_row_is_an_error_that_names_one():
+    with pytest.raises(DataError, match=r"none of the 2 rows is valid \(empty_field 1, does_not_run 1\); row 0"):
+        check_rows(dataset([{**GOOD, "answer": ""}, {**GOOD, "answer": "SELECT x FROM head"}]), DATA)
+
+
+def test_no_rows_is_an_error():
+    with pytest.raises(DataError, match="no rows"):
+        check_rows(dataset([GOOD]).select([]), DATA)
+
+
+def test_only_exact_duplicates_go():
+    other = {**GOOD, "question": "Joe's age?"}
+    checked = check_rows(dataset([GOOD, other, GOOD, other]), DATA)
+    assert checked.valid["row_id"][:] == [0, 1]
+    assert checked.rejected["detail"][:] == ["the same as row 0", "the same as row 1"]
+
+
+def test_the_generators_rows_are_valid():
+    rows = generate_rows(600, seed=3, profile="full")
+    checked = check_rows(Dataset.from_list([{**row, "row_id": i} for i, row in enumerate(rows)]), DATA)
+    assert set(checked.counts) <= {"duplicate"}
+    assert len(checked.valid) > 500

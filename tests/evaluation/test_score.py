@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from datasets import Dataset
+
+from text2sql.config import EvaluationSection
+from text2sql.evaluation.metrics import bleu, rouge_l
+from text2sql.evaluation.score import score_predictions, score_systems
+
+CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
+GOLDS = [
+    "SELECT name FROM head WHERE age > 30",
+    "SELECT COUNT(*) FROM head",
+    "SELECT name FROM head ORDER BY age",
+    "SELECT name FROM head WHERE age > 30 AND age < 20",
+]
+ROWS = Dataset.from_dict({"context": [CONTEXT] * 4, "answer": GOLDS})
+FAST = EvaluationSection(query_timeout=0.2)
+
+
+def test_figures_are_means_of_the_verdicts():
+    predictions = [
+        "select NAME from head where 30 < age",  # exact
+        "SELECT SUM(1) FROM head",  # executed
+        "SELECT name FROM head ORDER BY age DESC",  # valid
+        "SELECT nme FROM head",  # not valid, and the row is vacuous
+    ]
+    scores = score_predictions(ROWS, predictions, FAST)
+    assert [row.exact for row in scores.rows] == [True, False, False, False]
+    assert [row.executed for row in scores.rows] == [True, True, False, False]
+    assert [row.valid for row in scores.rows] == [True, True, True, False]
+    assert scores.rows[3].error == "no such column: nme"
+    figures = scores.figures
+    assert figures["exact_match"] == 0.25
+    assert figures["execution_accuracy"] == 0.5
+    assert figures["valid_sql"] == 0.75
+    assert figures["vacuous"] == 0.25
+    assert 0 < figures["rouge_l"] < 1
+    assert 0 < figures["bleu"] < 100
+
+
+def test_the_golds_score_full_marks():
+    figures = score_predictions(ROWS, GOLDS, FAST).figures
+    assert figures == pytest.approx(
+        {"exact_match": 1, "execution_accuracy": 1, "valid_sql": 1, "rouge_l": 1, "bleu": 100, "vacuous": 0.25}
+    )
+
+
+def test_systems_are_scored_apart():
+    scores = score_systems(ROWS, {"base": ["?"] * 4, "tuned": GOLDS}, FAST)
+    assert scores["base"].figures["execution_accuracy"] == 0
+    assert scores["base"].figures["valid_sql"] == 0
+    assert scores["tuned"] == score_predictions(ROWS, GOLDS, FAST)
+
+
+def test_a_prediction_too_few():
+    with pytest.raises(ValueError, match="3 predictions for 4 rows"):
+        score_predictions(ROWS, GOLDS[:3], FAST)
+
+
+def test_no_rows():
+    figures = score_predictions(ROWS.select([]), [], FAST).figures
+    assert set(figures.values()) == {0.0}
+
+
+def test_a_prediction_that_hangs_while_it_is_prepared_hurts_no_other():
+    """No deadline reaches SQLite while it expands a query: each CTE doubles the one before."""
+    ctes = ", ".join(f"c{i} AS (SELECT * FROM c{i - 1} UNION ALL SELECT * FROM c{i - 1})" for i in range(1, 40))
+    bomb = f"WITH c0 AS (SELECT 1 AS x), {ctes} SELECT COUNT(*) FROM c39"
+    started = time.perf_counter()
+    scores = score_predictions(ROWS, [GOLDS[0], bomb, GOLDS[2], bomb], FAST)
+    assert time.perf_counter() - started < 60
+    assert [row.executed for row in scores.rows] == [True, False, True, False]
+    assert scores.rows[1].error
+
+
+def test_four_hundred_rows_take_a_few_seconds():
+    golds = [f"SELECT name FROM head WHERE age > {i}" for i in range(400)]
+    rows = Dataset.from_dict({"context": [CONTEXT] * 400, "answer": golds})
+    started = time.perf_counter()
+    assert score_predictions(rows, golds, FAST).figures["execution_accuracy"] == 1
+    assert time.perf_counter() - started < 30
+
+
+def test_rouge_l_follows_its_definition():
+    # The longest common subsequence of 4 words: precision 4/5, recall 4/4.
+    assert rouge_l(["select a from the t"], ["select a from t"]) == pytest.approx(2 * 0.8 / 1.8)
+    assert rouge_l([], []) == 0
+    assert rouge_l([""], ["select a"]) == 0
+
+
+def test_bleu_is_a_corpus_figure():
+    assert bleu(["SELECT a FROM t"], ["SELECT a FROM t"]) == pytest.approx(100)
+    assert bleu(["", ""], ["SELECT a FROM t", "SELECT b FROM t"]) == 0
+    assert bleu([], []) == 0

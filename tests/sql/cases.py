@@ -1,0 +1,42 @@
+"""Reads the `.sql` fixtures: a `-- schema` block, then cases of a comment line and statements.
+
+`-- what it shows => match` (or mismatch) is followed by two statements, each on a line of its own or more; a comment
+without an arrow is followed by whatever its test takes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CASE = re.compile(r"^-- (?P<title>.+?)(?: => (?P<verdict>match|mismatch))?$")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case; `match` is None where the fixture holds no pairs."""
+
+    title: str
+    match: bool | None
+    body: str
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Two statements, the first ending with the first line that ends in a semicolon."""
+        first, second = re.split(r";\n", self.body, maxsplit=1)
+        return first, second
+
+
+def read_cases(name: str) -> tuple[str, list[Case]]:
+    """The schema and the cases of tests/fixtures/<name>.sql."""
+    cases = []
+    for block in (FIXTURES / f"{name}.sql").read_text("utf-8").strip().split("\n\n"):
+        head, body = block.split("\n", 1)
+        found = CASE.match(head)
+        assert found, f"{name}.sql: no case starts with {head!r}"
+        cases.append(Case(found["title"], found["verdict"] and found["verdict"] == "match", body))
+    schema, *rest = cases
+    assert schema.title == "schema"
+    return schema.body, rest

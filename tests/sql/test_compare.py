@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from text2sql.sql.compare import same_result
+from text2sql.sql.execute import Result
+
+
+def result(*rows: tuple[object, ...], truncated: bool = False) -> Result:
+    return Result(tuple(f"c{i}" for i in range(len(rows[0]) if rows else 1)), list(rows), truncated)
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "ordered", "same"),
+    [
+        (result((1,), (2,)), result((2,), (1,)), False, True),
+        (result((1,), (2,)), result((2,), (1,)), True, False),
+        (result((1,), (1,), (2,)), result((1,), (2,), (2,)), False, False),
+        (result((1,), (1,)), result((1,)), False, False),
+        (result((1, "a"), (2, "b")), result(("a", 1), ("b", 2)), False, True),
+        (result((1, "a"), (2, "b")), result(("b", 1), ("a", 2)), False, False),
+        (result((1, 2), (2, 1)), result((2, 1), (1, 2)), True, True),  # by exchanging the columns
+        (result((1, 1, 2), (1, 2, 1)), result((2, 1, 1), (1, 1, 2)), True, True),
+        (result((1,)), result((1, 1)), False, False),
+        (result((1,)), result((1.0,)), False, True),
+        (result((0.1 + 0.2,)), result((0.3,)), False, True),
+        (result((1e9,)), result((1e9 + 1,)), False, True),
+        (result((1.0,)), result((1.00001,)), False, False),
+        (result((1 / 3, "a"), (1 / 3, "b")), result((0.33333333333, "b"), (0.3333333334, "a")), False, True),
+        (result((0.5,), (0.25,)), result((0.2500000001,), (0.5000000001,)), False, True),
+        (result((5,)), result(("5",)), False, False),
+        (result((None,)), result((None,)), False, True),
+        (result((None,)), result((0,)), False, False),
+        (result((None,)), result(("",)), False, False),
+        (result((b"a",)), result(("a",)), False, False),
+        (result(), result(), False, True),
+        (result((1,), truncated=True), result((1,), truncated=True), False, False),
+        (result((2**60,)), result((2**60 + 1,)), False, True),  # within tolerance
+    ],
+)  # fmt: skip
+def test_same_result(gold: Result, predicted: Result, ordered: bool, same: bool):
+    assert same_result(gold, predicted, ordered) is same
+    assert same_result(predicted, gold, ordered) is same
+
+
+def test_column_count_matters_without_rows():
+    assert not same_result(Result(("a",), []), Result(("a", "b"), []), ordered=False)
+
+
+def test_many_alike_columns_are_decided_quickly():
+    rng = random.Random(0)
+    rows = [tuple(rng.randint(0, 1) for _ in range(14)) for _ in range(40)]
+    turned = [row[::-1] for row in rng.sample(rows, len(rows))]
+    started = time.perf_counter()
+    same_result(result(*rows), result(*turned), ordered=False)
+    assert time.perf_counter() - started < 5

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from text2sql.errors import ExecutionError
+from text2sql.sql.database import build_database, fill_database, retyped
+from text2sql.sql.execute import run_query
+from text2sql.sql.hints import read_hints
+from text2sql.sql.parse import parse
+from text2sql.sql.schema import parse_schema
+
+CONTEXT = "CREATE TABLE head (id VARCHAR, name VARCHAR, age VARCHAR); CREATE TABLE team (head_id VARCHAR, city VARCHAR)"
+
+
+def filled(gold: str, seed: int = 0, context: str = CONTEXT):
+    schema = parse_schema(context)
+    hints = read_hints(parse(gold), schema)
+    schema = retyped(schema, hints)
+    database = build_database(schema, forgiving=True)
+    fill_database(database, schema, hints, seed)
+    return database
+
+
+def column(database, sql: str) -> list[object]:
+    return [row[0] for row in run_query(database, sql, 5).rows]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_values_sit_on_and_beside_the_literals(seed: int):
+    ages = column(filled("SELECT name FROM head WHERE age > 56", seed), "SELECT age FROM head")
+    assert {56, 57} <= set(ages)
+    assert min(age for age in ages if age is not None) < 56
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_numbers_declared_as_text_compare_as_numbers(seed: int):
+    database = filled("SELECT name FROM head WHERE age > 9", seed)
+    assert all(age > 9 for age in column(database, "SELECT age FROM head WHERE age > 9"))
+    assert column(database, "SELECT age FROM head WHERE age > 9") == column(
+        database, "SELECT age FROM head WHERE age > '9'"
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("pattern", "near"), [("%an%", "an"), ("A%", "A"), ("%z", "z"), ("_b%", "b")])
+def test_patterns_become_texts_that_match_and_texts_that_do_not(seed: int, pattern: str, near: str):
+    database = filled(f"SELECT id FROM head WHERE name LIKE '{pattern}'", seed)
+    matching = column(database, f"SELECT name FROM head WHERE name LIKE '{pattern}'")
+    other = column(database, f"SELECT name FROM head WHERE NOT name LIKE '{pattern}'")
+    assert matching
+    assert any(near.lower() in text.lower() for text in other) or near == "an"
+    assert other
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_joined_columns_share_values_and_each_side_has_others(seed: int):
+    gold = "SELECT h.name FROM head AS h JOIN team AS t ON h.id = t.head_id"
+    database = filled(gold, seed)
+    assert column(database, gold)
+    if seed % 4:
+        assert column(database, "SELECT id FROM head WHERE id NOT IN (SELECT head_id FROM team WHERE head_id NOTNULL)")
+
+
+def test_nulls_and_duplicates_occur():
+    databases = [filled("SELECT name FROM head", seed) for seed in range(4)]
+    names = [column(database, "SELECT name FROM head") for database in databases]
+    assert any(None in own for own in names)
+    assert any(len(set(own)) < len(own) for own in names)
+    assert any(len(set(own)) == len(own) for own in names)
+
+
+def test_declared_primary_keys_are_unique_and_never_null():
+    context = "CREATE TABLE head (id INT PRIMARY KEY, name VARCHAR)"
+    for seed in range(8):
+        ids = column(filled("SELECT name FROM head", seed, context), "SELECT id FROM head")
+        assert None not in ids
+        assert len(set(ids)) == len(ids)
+
+
+def test_declared_foreign_keys_find_their_rows():
+    context = "CREATE TABLE a (id INT PRIMARY KEY); CREATE TABLE b (a_id INT REFERENCES a (id))"
+    for seed in range(8):
+        assert column(filled("SELECT a_id FROM b", seed, context), "SELECT 1 FROM a JOIN b ON a.id = b.a_id")
+
+
+@pytest.mark.parametrize("count", [1, 3, 12, 25])
+def test_groups_reach_the_size_that_a_count_is_compared_with(count: int):
+    gold = f"SELECT name FROM head GROUP BY name HAVING COUNT(*) = {count}"
+    assert any(column(filled(gold, seed), gold) for seed in range(4))
+
+
+def test_limit_has_rows_beyond_it():
+    for seed in range(8):
+        assert len(column(filled("SELECT name FROM head ORDER BY age LIMIT 30", seed), "SELECT 1 FROM head")) > 30
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        ("CREATE TABLE t (a INT); CREATE TABLE T (b INT)", "already exists"),
+        ("CREATE TABLE t (a INT, A INT)", "duplicate column"),
+    ],
+)
+def test_what_sqlite_refuses(context: str, words: str):
+    with pytest.raises(ExecutionError, match=words):
+        build_database(parse_schema(context))
+
+
+def test_declared_types_cannot_smuggle_ddl():
+    context = 'CREATE TABLE "t""; DROP" (a VARCHAR(10), "b"" INT, c" INT)'
+    database = build_database(parse_schema(context))
+    assert column(database, 'SELECT COUNT(*) FROM `t"; DROP`') == [0]
+    database.close()
+
+
+def test_the_same_seed_gives_the_same_rows_whatever_the_hash_seed():
+    script = (
+        "from tests.sql.test_database import filled;"
+        "d = filled(\"SELECT h.name FROM head AS h JOIN team AS t ON h.id = t.head_id WHERE t.city = 'Rome'\", 5);"
+        "import hashlib; print(hashlib.sha256('\\n'.join(d.iterdump()).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.sql.cases import Case, read_cases
+from text2sql.errors import SqlError
+from text2sql.sql.normalise import normalise
+
+SCHEMA, CASES = read_cases("normalise")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+def test_fixture(case: Case):
+    one, other = (normalise(sql, SCHEMA) for sql in case.pair)
+    assert (one == other) is case.match, f"\n{one}\n{other}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.title)
+def test_canonical_text_stays_as_it_is_when_spelt_otherwise(case: Case):
+    for sql in case.pair:
+        once = normalise(sql, SCHEMA)
+        if "--" not in sql:  # a comment ends with its line
+            assert normalise(sql.replace(" ", "\n  "), SCHEMA) == once
+
+
+def test_quoted_text_stays_apart_from_strings_without_a_schema():
+    assert normalise('SELECT a FROM t WHERE b = "c"') != normalise("SELECT a FROM t WHERE b = 'c'")
+
+
+def test_aliases_need_no_schema():
+    assert normalise("SELECT T1.a FROM t AS T1 WHERE T1.b = 1") == normalise("select a from T where 1 = B")
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_normalised_or_refused(text: str):
+    try:
+        said = normalise(text, SCHEMA)
+    except SqlError as error:
+        said = str(error)
+    assert said.isprintable() or any(not character.isprintable() for character in text)
