@@ -65,15 +65,15 @@ def test_no_rows():
     assert set(figures.values()) == {0.0}
 
 
-def test_a_prediction_that_hangs_while_it_is_prepared_hurts_no_other():
+def test_a_prediction_that_would_hang_while_it_is_prepared_is_refused():
     """No deadline reaches SQLite while it expands a query: each CTE doubles the one before."""
     ctes = ", ".join(f"c{i} AS (SELECT * FROM c{i - 1} UNION ALL SELECT * FROM c{i - 1})" for i in range(1, 40))
     bomb = f"WITH c0 AS (SELECT 1 AS x), {ctes} SELECT COUNT(*) FROM c39"
     started = time.perf_counter()
     scores = score_predictions(ROWS, [GOLDS[0], bomb, GOLDS[2], bomb], FAST)
-    assert time.perf_counter() - started < 60
+    assert time.perf_counter() - started < 20
     assert [row.executed for row in scores.rows] == [True, False, True, False]
-    assert scores.rows[1].error
+    assert scores.rows[1].error == "CTE c9 expands to more than 1000 queries"
 
 
 def test_four_hundred_rows_take_a_few_seconds():

@@ -53,7 +53,7 @@ def score_systems(
         for i in range(len(golds))
     ]
     # A row's queries are interrupted at query_timeout each; a worker is killed only where that fails.
-    seconds = 30.0 + 4 * evaluation.query_timeout * (len(columns) + 1)
+    seconds = 10.0 + 4 * evaluation.query_timeout * (len(columns) + 1)
     answers = map_rows("text2sql.evaluation.score:judge_item", items, seconds, _not_judged)
     verdicts = [[RowScore(**row) for row in answer] for answer in answers]
     return {

@@ -16,7 +16,7 @@ from sqlglot import exp
 from text2sql.errors import ExecutionError, SqlError
 from text2sql.evaluation.types import RowScore
 from text2sql.sql.compare import same_result
-from text2sql.sql.database import Database, build_database, fill_database, retyped
+from text2sql.sql.database import Database, build_database, fill_database, retyped, turn_database
 from text2sql.sql.execute import Result, run_query
 from text2sql.sql.hints import Hints, column_names, is_quoted_text, read_hints
 from text2sql.sql.normalise import normalise
@@ -124,9 +124,8 @@ class Suite:
         result = run_query(database, self._gold, self._timeout)
         if result.truncated:
             raise ExecutionError(f"the gold returns more than {len(result.rows)} rows")
-        database.execute("PRAGMA reverse_unordered_selects = ON")
+        turn_database(database, schema)
         turned = run_query(database, self._gold, self._timeout)
-        database.execute("PRAGMA reverse_unordered_selects = OFF")
         return Case(database, (result,) if same_result(result, turned, self.ordered) else (result, turned))
 
 

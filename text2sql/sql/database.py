@@ -57,6 +57,14 @@ def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hint
     connection.execute("COMMIT")
 
 
+def turn_database(connection: sqlite3.Connection, schema: Schema) -> None:
+    """Let every table be read in the opposite order: a query whose answer changes with that has no defined answer."""
+    for table in schema.tables:
+        row_id = next((name for name in ("rowid", "_rowid_", "oid") if not table.column(name)), None)
+        if row_id:
+            connection.execute(f"UPDATE {quote(table.name)} SET {row_id} = -{row_id}")  # noqa: S608
+
+
 def retyped(schema: Schema, hints: Hints) -> Schema:
     """The schema with number types where the query treats a column as a number.
 
@@ -111,7 +119,7 @@ class _Filler:
         linked_unique = any(u and key in self._groups for u, key in zip(unique, keys, strict=True))
         count = self._rng.randint(11, 16) if linked_unique else self._rng.randint(20, 34)
         if not linked_unique:
-            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes), self._hints.limit**2 // 2)
+            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes) + 1, self._hints.limit**2 // 2)
         count = min(max(count, self._hints.limit + 3), _MAX_ROWS)
         conditioned = [i for i, key in enumerate(keys) if self._hints.conditions.get(key)]
         plans = [self._plan(keys, conditioned, i) for i in range(count)]
@@ -190,7 +198,11 @@ class _Filler:
         sizes = sizes[: len(chosen)]
         while len(sizes) > 1 and sum(sizes) > count:
             sizes.pop()
-        sizes[-1] += max(count - sum(sizes), 0)
+        rest = max(count - sum(sizes), 0)
+        if self._sizes and rest and len(sizes) < len(chosen):
+            sizes.append(rest)
+        else:
+            sizes[-1] += rest
         deck = [value for value, size in zip(chosen, sizes, strict=False) for _ in range(size)]
         rng.shuffle(deck)
         return deck

@@ -14,6 +14,7 @@ from text2sql.errors import ParseError, UnsafeSqlError
 DIALECT = "sqlite"
 MAX_QUERY_CHARS = 50_000
 MAX_NESTING = 400
+_MAX_EXPANSIONS = 1_000
 
 _READS = ("SELECT", "WITH", "VALUES")
 _STATEMENTS = frozenset(
@@ -140,11 +141,22 @@ def assert_read_only(tree: exp.Expr) -> None:
     """
     if not isinstance(tree, exp.Query | exp.Values):
         raise UnsafeSqlError(f"only SELECT is allowed, not {tree.key.upper()}")
+    _assert_few_expansions(tree)
     for node in tree.walk():
         if isinstance(node, _WRITES):
             raise UnsafeSqlError(f"only SELECT is allowed, and the query holds {node.key.upper()}")
         if isinstance(node, exp.Table):
             _assert_plain_table(node)
+
+
+def _assert_few_expansions(tree: exp.Expr) -> None:
+    """SQLite copies a CTE for each use while it prepares a query, which nothing interrupts: 30 doublings are a bomb."""
+    sizes: dict[str, int] = {}
+    for cte in tree.find_all(exp.CTE):
+        uses = [table.name.lower() for table in cte.this.find_all(exp.Table)]
+        sizes[cte.alias.lower()] = 1 + sum(sizes.get(name, 0) for name in uses)
+        if sizes[cte.alias.lower()] > _MAX_EXPANSIONS:
+            raise UnsafeSqlError(f"CTE {cte.alias} expands to more than {_MAX_EXPANSIONS} queries")
 
 
 def _assert_plain_table(table: exp.Table) -> None:

@@ -124,7 +124,8 @@ def _like(rng: random.Random, pattern: str) -> list[Value]:
     core = pattern.strip("%").replace("_", "e").replace("%", " ")
     word = rng.choice(WORDS)
     shorter = core[:-1] if len(core) > 1 else word
-    near = [filled(""), filled(word), filled("o"), f"{core}{word}", f"{word}{core}", core, shorter, f"{word}{shorter}"]
+    near = [filled(""), filled(word), filled("o").swapcase(), f"{core}{word}", f"{word}{core}", core, shorter]
+    near.append(f"{word}{shorter}")
     return [text for text in dict.fromkeys(near) if text]
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 64
+_ITEMS_WORTH_A_PROCESS = 8
 _PATROL_SECONDS = 0.05
 _START_SECONDS = 60.0
 MEMORY_BYTES = 2 << 30
@@ -48,8 +49,10 @@ def map_rows(
         on_done: told how many items have been answered since it was last called; called from one thread at a time.
     """
     answers: list[Any] = [None] * len(items)
-    chunks = deque(range(start, min(start + _CHUNK, len(items))) for start in range(0, len(items), _CHUNK))
-    count = min(processes or process_count(), len(chunks))
+    count = processes or process_count()
+    size = max(min(_CHUNK, len(items) // (4 * count)), 1)
+    chunks = deque(range(start, min(start + size, len(items))) for start in range(0, len(items), size))
+    count = min(count, -(-len(items) // _ITEMS_WORTH_A_PROCESS))
     lock = threading.Lock()
 
     def answered(index: int, answer: Any) -> None:
