@@ -108,6 +108,7 @@ class _Filler:
         self._sizes = sorted({s for n in hints.sizes for s in (n - 1, n, n + 1, n + 2) if s > 0})
         self._groups = _groups(schema, hints)
         self._columns = {(t.name.lower(), c.name.lower()): c for t in schema.tables for c in t.columns}
+        self._best: dict[tuple[Key, int | None], list[Value]] = {}
         self._misses = seed // 4 % 7
         self._pools: dict[Key, tuple[list[Value], list[Value]]] = {}
 
@@ -145,14 +146,16 @@ class _Filler:
 
     def _meeting(self, key: Key) -> Value:
         """A value that meets all conditions on a column, or as many as can be met; sometimes just one of them."""
-        pool, near = self._pool(key)
         conditions = self._hints.conditions[key]
-        if len(conditions) > 1 and self._rng.random() < 0.5:
-            conditions = [self._rng.choice(conditions)]
-        candidates = near + pool[len(near) : len(near) + 12]
-        scores = [sum(satisfies(value, op, literal) for op, literal in conditions) for value in candidates]
-        best = max(scores)
-        return self._rng.choice([v for v, score in zip(candidates, scores, strict=True) if score == best])
+        only = self._rng.randrange(len(conditions)) if len(conditions) > 1 and self._rng.random() < 0.5 else None
+        if (key, only) not in self._best:
+            pool, near = self._pool(key)
+            asked = conditions if only is None else [conditions[only]]
+            candidates = near + pool[len(near) : len(near) + 12]
+            scores = [sum(satisfies(value, op, literal) for op, literal in asked) for value in candidates]
+            best = max(scores)
+            self._best[key, only] = [v for v, score in zip(candidates, scores, strict=True) if score == best]
+        return self._rng.choice(self._best[key, only])
 
     def _column(self, key: Key, unique: bool, wanted: list[Value | None]) -> list[Value | None]:
         rng = self._rng
