@@ -109,7 +109,7 @@ class _Filler:
         self._groups = _groups(schema, hints)
         self._columns = {(t.name.lower(), c.name.lower()): c for t in schema.tables for c in t.columns}
         self._best: dict[tuple[Key, int | None], list[Value]] = {}
-        self._misses = seed // 4 % 7
+        self._misses = seed % 64 * 7  # another start for each database of a suite
         self._pools: dict[Key, tuple[list[Value], list[Value]]] = {}
 
     def rows(self, table: Table) -> list[tuple[Value | None, ...]]:
@@ -123,6 +123,7 @@ class _Filler:
             count = max(count, 2 * self._hints.limit + 5, sum(self._sizes) + 1, self._hints.limit**2 // 2)
         count = min(max(count, self._hints.limit + 3), _MAX_ROWS)
         conditioned = [i for i, key in enumerate(keys) if self._hints.conditions.get(key)]
+        count += 6 * max(len(conditioned) - 2, 0)
         plans = [self._plan(keys, conditioned, i) for i in range(count)]
         columns = [
             self._column(key, own, [plan.get(i) for plan in plans])
