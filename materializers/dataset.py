@@ -15,6 +15,8 @@ from materializers.transfer import receive_folder, send_folder
 
 SHOWN = 20
 """Rows of each split on the page."""
+SHARD_BYTES = 500_000_000
+"""Of one Arrow file, about."""
 HASHED_ROWS = 10_000
 """Rows that are turned into Python values at a time."""
 
@@ -39,7 +41,9 @@ class DatasetMaterializer(PageMaterializer):
 
     def save(self, data: Dataset | DatasetDict) -> None:
         with self.get_temporary_directory(delete_at_exit=True) as local:
-            data.save_to_disk(local)
+            # Without a number, rows that are none get no file, and what has no file cannot be loaded again.
+            shards = {name: 1 + rows.data.nbytes // SHARD_BYTES for name, rows in _splits(data).items()}
+            data.save_to_disk(local, num_shards=shards if isinstance(data, DatasetDict) else shards["all"])
             send_folder(Path(local), f"{self.uri}/rows")
 
     def render(self, data: Dataset | DatasetDict) -> str:

@@ -45,11 +45,10 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool) -> Fini
         Text2SQLError: a step says what the user can do; the original exception, not ZenML's wrapping.
     """
     entry = PIPELINES[pipeline]
-    definition = getattr(importlib.import_module(entry.module), pipeline)
-    configured = _configured(definition, settings, place, cache)
     with active(place), _sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
+        definition = getattr(importlib.import_module(entry.module), pipeline)
         try:
-            run = configured(settings)
+            run = _configured(definition, settings, place, cache)(settings)
         except Exception as error:
             raise understandable(error) from error
     if run is None or not run.status.is_finished:

@@ -30,7 +30,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         numbers = all(isinstance(row[index], int | float) for row in rows)
         table.add_column(column, justify="right" if numbers else "left")
     for row in rows:
-        table.add_row(*(_escape(f"{cell:,.6g}" if isinstance(cell, float) else str(cell)) for cell in row))
+        table.add_row(*(_escape(_number(cell) if isinstance(cell, int | float) else str(cell)) for cell in row))
     _console().print(table)
 
 
@@ -49,6 +49,10 @@ def record(figures: Mapping[str, Any], model_version: bool = False) -> None:
         log_metadata(found, infer_model=True)
     elif found:
         log_metadata(found, step_id=context.step_run.id)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def _console() -> Any:

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from text2sql.data.files import THREADS, list_files, new_folder
@@ -112,7 +113,8 @@ def _swap(incoming: Path, output_dir: Path, previous: Path, names: list[str]) ->
             undo.append((place, incoming / name))
     except OSError:
         for now, before in reversed(undo):
-            now.rename(before)
+            with suppress(OSError):  # one that stays behind must not keep the others from going back
+                now.rename(before)
         raise
 
 

@@ -1,0 +1,180 @@
+"""Artifacts come back as they went, are named by their content, and are shown with every text escaped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from materializers.types import ModelFolder, Report, TrainingHistory
+from text2sql.data.files import list_files, sha256_folder
+from text2sql.errors import ModelError
+from text2sql.evaluation.gate import RuleResult, Verdict
+from text2sql.evaluation.types import Evaluation, RowScore, SystemScores
+
+HOSTILE = "<script>alert(1)</script>"
+ROWS = {"question": ["how many?", HOSTILE, None], "row_id": [0, 1, 2]}
+SCORES = SystemScores(
+    "base", {"perplexity": float("inf"), "exact_match": 0.5}, [HOSTILE], [RowScore(*[True] * 4, None)], 1.0
+)
+DATACLASSES = [
+    ("ReportMaterializer", Report("Checks", {"rows": 3, HOSTILE: None}, [{"reason": HOSTILE, "rows": 1}])),
+    (
+        "TrainingHistoryMaterializer",
+        TrainingHistory([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}], {"x": HOSTILE}),
+    ),
+    ("VerdictMaterializer", Verdict(False, [RuleResult(HOSTILE, 0.1, 0.5, False, "too low")])),
+    ("EvaluationMaterializer", Evaluation([SCORES], [HOSTILE], ["CREATE"], ["SELECT"], ["c"], "m", "2026-01-01")),
+]
+
+
+@pytest.fixture
+def make(zenml_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A materializer by name, over a folder in the session's artifact store; and a model cache of the test's own."""
+    monkeypatch.setenv("TEXT2SQL_CACHE", str(tmp_path / "cache"))
+    uri = Path(zenml_client.active_stack.artifact_store.path) / "tests" / tmp_path.name
+    uri.mkdir(parents=True)
+
+    def by_name(name: str) -> Any:
+        from materializers import dataset, figures, model_folder
+
+        found = [getattr(module, name) for module in (dataset, figures, model_folder) if hasattr(module, name)]
+        return found[0](str(uri))
+
+    return by_name
+
+
+def page(materializer: Any, data: Any) -> str:
+    [path] = materializer.save_visualizations(data)
+    text = Path(path).read_text(encoding="utf-8")
+    assert HOSTILE not in text
+    return text
+
+
+@pytest.mark.parametrize(("name", "data"), DATACLASSES, ids=[name for name, _ in DATACLASSES])
+def test_dataclasses(make: Any, name: str, data: Any):
+    materializer = make(name)
+    materializer.save(data)
+    assert materializer.load(object) == data
+    assert "&lt;script&gt;" in page(materializer, data)
+    assert materializer.compute_content_hash(data) == materializer.compute_content_hash(materializer.load(type(data)))
+
+
+def test_metadata_holds_only_what_zenml_can_store(make: Any):
+    materializer = make("EvaluationMaterializer")
+    metadata = materializer.extract_metadata(DATACLASSES[3][1])
+    assert metadata == {"rows": 1, "base_exact_match": 0.5}
+
+
+def test_the_loss_curve_is_a_picture(make: Any):
+    text = page(make("TrainingHistoryMaterializer"), DATACLASSES[1][1])
+    assert "<svg" in text
+    assert "training loss from 2.000 at step 1 to 1.500 at step 2" in text
+
+
+@pytest.mark.parametrize("kind", ["rows", "splits", "none"])
+def test_rows(make: Any, kind: str):
+    rows = Dataset.from_dict(ROWS)
+    data = {"rows": rows, "splits": DatasetDict(train=rows, test=rows.select([0])), "none": rows.select([])}[kind]
+    materializer = make("DatasetMaterializer")
+    materializer.save(data)
+    loaded = materializer.load(type(data))
+    assert type(loaded) is type(data)
+    parts = data.items() if isinstance(data, DatasetDict) else [(None, data)]
+    for name, part in parts:
+        found = loaded[name] if name else loaded
+        assert found.to_dict() == part.to_dict()
+        assert found.features == part.features
+    assert materializer.extract_metadata(data)["rows"] == {"rows": 3, "splits": 4, "none": 0}[kind]
+    assert ("&lt;script&gt;" in page(materializer, data)) == (kind != "none")
+
+
+def test_equal_rows_in_other_buffers_have_the_same_hash(make: Any):
+    materializer = make("DatasetMaterializer")
+    rows = Dataset.from_dict(ROWS)
+    shuffled_back = rows.select([2, 1, 0]).select([2, 1, 0])
+    other = rows.select([1, 0, 2])
+    assert materializer.compute_content_hash(rows) == materializer.compute_content_hash(shuffled_back)
+    assert materializer.compute_content_hash(rows) != materializer.compute_content_hash(other)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFolder:
+    folder = tmp_path / "model"
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(os.urandom(100_000))
+    (folder / "tokenizer" / "vocab.txt").write_text(HOSTILE)
+    (folder / f"{HOSTILE.replace('/', '')}.txt").write_text("")
+    return ModelFolder(folder, sha256_folder(folder))
+
+
+def test_a_model_comes_back_whole_and_its_source_stays(make: Any, model: ModelFolder):
+    materializer = make("ModelFolderMaterializer")
+    materializer.save(model)
+    loaded = materializer.load(ModelFolder)
+    assert loaded.digest == model.digest == sha256_folder(loaded.path) == sha256_folder(model.path)
+    assert loaded.path != model.path
+    stored = Path(materializer.uri) / "files" / "model.safetensors"
+    assert stored.read_bytes() == (model.path / "model.safetensors").read_bytes(), "stored as it is"
+    assert materializer.extract_metadata(model)["files"] == 3
+    page(materializer, model)
+
+
+def test_a_second_load_copies_nothing(make: Any, model: ModelFolder):
+    materializer = make("ModelFolderMaterializer")
+    materializer.save(model)
+    first = materializer.load(ModelFolder)
+    (Path(materializer.uri) / "files" / "model.safetensors").unlink()
+    assert materializer.load(ModelFolder) == first
+
+
+def test_a_damaged_cache_is_filled_again(make: Any, model: ModelFolder):
+    materializer = make("ModelFolderMaterializer")
+    materializer.save(model)
+    place = materializer.load(ModelFolder).path
+    (place / "model.safetensors").unlink()
+    assert sha256_folder(materializer.load(ModelFolder).path) == model.digest
+
+
+def test_a_damaged_store_is_noticed(make: Any, model: ModelFolder):
+    materializer = make("ModelFolderMaterializer")
+    materializer.save(model)
+    with (Path(materializer.uri) / "files" / "model.safetensors").open("r+b") as file:
+        file.write(b"!")
+    with pytest.raises(ModelError, match="damaged"):
+        materializer.load(ModelFolder)
+
+
+def test_a_kept_folder_is_moved_and_stored_without_a_copy(make: Any, model: ModelFolder):
+    from materializers.model_folder import cache_folder, keep
+
+    incoming = cache_folder() / ".incoming"
+    incoming.parent.mkdir(parents=True)
+    model.path.rename(incoming)
+    kept = keep(incoming)
+    assert kept == ModelFolder(cache_folder() / model.digest, model.digest)
+    materializer = make("ModelFolderMaterializer")
+    materializer.save(kept)
+    stored = Path(materializer.uri) / "files" / "model.safetensors"
+    assert stored.stat().st_ino == (kept.path / "model.safetensors").stat().st_ino
+    assert len(list_files(kept.path)) == 3
+
+
+def test_a_folder_that_changed_under_way_is_refused(make: Any, model: ModelFolder):
+    (model.path / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(ModelError, match="changed"):
+        make("ModelFolderMaterializer").save(model)
+
+
+def test_old_models_leave_the_cache(tmp_path: Path):
+    from materializers.model_folder import KEPT_ENTRIES, _prune
+
+    for number in range(KEPT_ENTRIES + 2):
+        (tmp_path / str(number)).mkdir()
+        os.utime(tmp_path / str(number), (number, number))
+    (tmp_path / "new").mkdir()
+    _prune(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3", "4", "5", "new"]

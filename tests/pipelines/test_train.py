@@ -1,0 +1,169 @@
+"""The whole train pipeline, for real, on a random model: run, cache, gate, stage, failure, resume."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+import run
+from tests.training_fixtures import tiny_settings
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("zenml_client"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of ZenML and what it stands on
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("train")
+
+
+@pytest.fixture(scope="module")
+def config(workdir: Path, tiny_model: Path) -> Path:
+    """60 generated rows, two steps of training, a gate that everybody passes."""
+    settings = tiny_settings(
+        tiny_model,
+        workdir,
+        data={
+            "dataset_name": "synthetic",
+            "synthetic": {"rows": 60, "seed": 1},
+            "subset_fraction": 1.0,
+            "prompt_template": "{context}\n{question}\n",
+            "train_ratio": 0.6,
+            "val_ratio": 0.2,
+            "test_ratio": 0.2,
+        },
+        training={"max_steps": 2, "max_length": 512, "save_steps": 1, "eval_steps": 2},
+        evaluation={"max_new_tokens": 8, "databases": 2},
+        merge={"parity_rows": 2, "min_agreement": 0.0},
+        gate={"beats_base": False, "execution_accuracy": {"min": 0.0}},
+    )
+    values = settings.model_dump(mode="json") | {"name": "test-model", "output_dir": str(workdir / "results")}
+    path = workdir / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def train(config: Path) -> Callable[..., Result]:
+    def call(*overrides: str) -> Result:
+        options = [word for override in overrides for word in ("--set", override)]
+        return CliRunner().invoke(run.app, ["--pipeline", "train", "--config", str(config), *options])
+
+    return call
+
+
+def how(result: Result) -> dict[str, str]:
+    """How each step came about, from the line that tells it."""
+    [line] = [line for line in result.stderr.splitlines() if " · " in line]
+    return dict(re.findall(r"(\w+) (cached|[\d.]+ s)", line))
+
+
+def test_from_rows_to_a_staged_model_then_from_the_cache(
+    train: Callable[..., Result], workdir: Path, zenml_client: Any, tiny_model: Path
+):
+    first = train()
+    assert first.exit_code == 0, first.output
+    results = workdir / "results"
+    assert sorted(path.name for path in results.iterdir()) == [
+        "adapter",
+        "evaluation.json",
+        "merged_model",
+        "report.html",
+    ]
+    evaluation = json.loads((results / "evaluation.json").read_text())
+    assert [system["name"] for system in evaluation["systems"]] == ["base", "tuned"]
+    assert (results / "merged_model" / "README.md").read_text().startswith("---\n")
+    assert (results / "adapter" / "adapter_config.json").is_file()
+    assert "Execution accuracy" in first.stdout
+    assert "Gate passed" in first.stdout
+    assert all(f"▸ {step}" in first.stderr for step in how(first))
+    assert "cached" not in how(first).values()
+    version = zenml_client.get_model_version("test-model", "staging")
+    assert version.number == 1
+    assert version.run_metadata["gate_passed"] is True
+    assert version.run_metadata["tuned_perplexity"] == evaluation["systems"][1]["figures"]["perplexity"]
+
+    from transformers import AutoModelForCausalLM
+
+    merged = AutoModelForCausalLM.from_pretrained(results / "merged_model")
+    assert merged.config.model_type == "mistral"
+
+    names = set(zenml_client.get_pipeline_run(zenml_client.list_pipeline_runs().items[0].id).steps)
+    assert names == set(how(first))
+    artifacts = {artifact.name for artifact in zenml_client.list_artifacts(size=100).items}
+    expected = {"raw_rows", "valid_rows", "rejected_rows", "validation_report", "splits", "token_report", "adapter"}
+    expected |= {"training_history", "merged_model", "parity_report", "evaluation", "verdict"}
+    assert expected <= artifacts
+    for name in expected:
+        [artifact] = zenml_client.list_artifact_versions(artifact=name).items
+        assert zenml_client.get_artifact_version(artifact.id).visualizations, name
+
+    (results / "evaluation.json").unlink()
+    second = train()
+    assert second.exit_code == 0, second.output
+    assert {step for step, state in how(second).items() if state != "cached"} == {"promote"}
+    assert json.loads((results / "evaluation.json").read_text()) == evaluation
+    assert second.stdout.replace("test-model 2", "test-model 1") == first.stdout
+
+    failed = train("gate.execution_accuracy.min=1.0")
+    assert failed.exit_code == 3, failed.output
+    assert {step for step, state in how(failed).items() if state != "cached"} == {"promote"}
+    assert re.search(r"✗ Execution accuracy 0\.\d+ is below the minimum of 1\.000", failed.stdout)
+    assert "is not staged" in failed.stdout
+    assert (results / "evaluation.json").is_file()
+    assert zenml_client.get_model_version("test-model", "staging").number == 2
+    last = zenml_client.get_model_version("test-model", 3)
+    assert last.stage is None
+    assert "below the minimum" in last.run_metadata["gate"]
+
+
+def test_a_failing_step_is_one_line_and_leaves_results_alone(train: Callable[..., Result], workdir: Path):
+    rows = workdir / "bad.jsonl"
+    rows.write_text('{"question": "q", "context": "no table", "answer": "SELECT 1"}\n')
+    marker = workdir / "elsewhere"
+    result = train(f"data.path={rows}", f"output_dir={marker}")
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "none of the 1 rows is valid" in errors[0]
+    assert "Traceback" not in result.output
+    assert not marker.exists()
+
+
+def test_a_training_that_was_stopped_goes_on(
+    train: Callable[..., Result], workdir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import os
+    import signal
+
+    from text2sql.training.callbacks import RunCallback
+
+    on_step_end = RunCallback.on_step_end
+
+    def stop(self: Any, arguments: Any, state: Any, control: Any, **others: Any) -> Any:
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return on_step_end(self, arguments, state, control, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCallback, "on_step_end", stop)
+        stopped = train("training.max_steps=4", f"output_dir={workdir / 'stopped'}")
+    assert stopped.exit_code == 130, stopped.output
+    assert "goes on from there" in stopped.stderr
+    assert not (workdir / "stopped").exists()
+    resumed = train("training.max_steps=4", f"output_dir={workdir / 'stopped'}")
+    assert resumed.exit_code == 0, resumed.output
+    assert "at step 2 of 4" in resumed.stderr
+    assert how(resumed)["format"] == "cached"
+    assert how(resumed)["finetune"] != "cached"
