@@ -287,6 +287,7 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
         data_seed=training.seed,
         include_num_input_tokens_seen="non_padding",
         dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu",  # or it refuses bf16 there
         disable_tqdm=True,
         report_to=["wandb"] if settings.wandb.enabled else "none",
         run_name=settings.wandb.run_name,
