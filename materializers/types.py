@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -35,8 +36,8 @@ class Report(_Json):
     """Figures of a step and, where one helps, a table with a mapping from column to cell a row."""
 
     title: str
-    figures: dict[str, Cell]
-    table: list[dict[str, Cell]] = field(default_factory=list)
+    figures: Mapping[str, Cell]
+    table: Sequence[Mapping[str, Cell]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

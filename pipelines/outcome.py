@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.launch import Finished
+from pipelines.stacks import Place
 from text2sql.config import Settings
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
@@ -103,21 +105,16 @@ def _comparison(evaluation: Evaluation) -> Any:
     return table
 
 
-def show_plan(pipeline: str, steps: tuple[str, ...], settings: Settings, place: Any) -> None:
-    """What --dry-run prints: the resolved config as YAML, then the steps and where each would run."""
+def show_plan(pipeline: str, steps: tuple[str, ...], settings: Settings, place: Place) -> None:
+    """What --dry-run prints, all of it YAML: the resolved config, and in comments where each step would run."""
     import yaml
-    from rich.console import Console
-    from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
-    console.print(f"\n# {pipeline} on stack {place.stack} (orchestrator: {place.orchestrator}); nothing was started")
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("# step", "runs on", "needs", "settings"):
-        table.add_column(column)
+    config = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    lines = [f"{pipeline} on stack {place.stack} (orchestrator: {place.orchestrator}); nothing was started"]
     for name in steps:
         step = place.of(name)
         where = step.step_operator or f"{place.stack}/{place.orchestrator}"
-        shown = {**place.plan.settings, **step.settings}
-        table.add_row(f"# {name}", where, step.needs or "–", yaml.safe_dump(shown).strip() if shown else "–")
-    console.print(table)
+        lines.append(f"{name:<10} {where:<24} {step.needs}".rstrip())
+        if given := {**place.plan.settings, **step.settings}:
+            lines += [f"    {line}" for line in yaml.safe_dump(given).splitlines()]
+    sys.stdout.write(config + "\n" + "".join(f"# {line}\n" for line in lines))

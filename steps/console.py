@@ -46,9 +46,9 @@ def record(figures: Mapping[str, Any], model_version: bool = False) -> None:
         return
     found = finite(dict(figures))
     if found and model_version:
-        log_metadata(found, infer_model=True)
+        log_metadata(metadata=found, infer_model=True)
     elif found:
-        log_metadata(found, step_id=context.step_run.id)
+        log_metadata(metadata=found, step_id=context.step_run.id)
 
 
 def _number(value: float) -> str:

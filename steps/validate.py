@@ -7,7 +7,7 @@ from zenml import step
 
 from materializers.dataset import DatasetMaterializer
 from materializers.figures import ReportMaterializer
-from materializers.types import Report
+from materializers.types import Cell, Report
 from steps.cache import BY_CODE
 from steps.console import announce, record, show_table, tell, warn
 from text2sql.config import Settings
@@ -32,7 +32,7 @@ def validate(
     announce("validate", f"{raw_rows.num_rows:,} rows: shape, SQL, and every gold query run on its own schema")
     checked = check_rows(raw_rows, settings.data)
     figures = {"rows": raw_rows.num_rows, "valid": checked.valid.num_rows, "set_aside": checked.rejected.num_rows}
-    reasons = [{"reason": reason, "rows": count} for reason, count in checked.counts.items()]
+    reasons: list[dict[str, Cell]] = [{"reason": reason, "rows": count} for reason, count in checked.counts.items()]
     if checked.rejected.num_rows:
         warn(f"{figures['set_aside']:,} of {figures['rows']:,} rows are set aside, {figures['valid']:,} are good:")
         show_table(("reason", "rows"), [tuple(entry.values()) for entry in reasons])

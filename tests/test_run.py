@@ -107,6 +107,7 @@ def test_dry_run_starts_nothing(command: Any, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ZenML's client
 def test_a_dry_run_on_a_stack_with_the_store_in_use(command: Any, zenml_home: Path, zenml_client: Any):
     runs = zenml_client.list_pipeline_runs().total
     home = {"ZENML_CONFIG_PATH": str(zenml_home / "config")}

@@ -51,9 +51,10 @@ def zenml_client(zenml_home: Path) -> object:
     """A client of the session's store; ZenML and the pipelines are imported here, where their imports may warn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pipelines.train  # noqa: F401
         from zenml.client import Client
         from zenml.config.global_config import GlobalConfiguration
+
+        import pipelines.train  # noqa: F401
 
         assert Path(GlobalConfiguration().config_directory) == zenml_home / "config"
         client = Client()

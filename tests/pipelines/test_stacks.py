@@ -28,6 +28,7 @@ def test_every_problem_of_a_plan_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert stacks.read_plan("kubernetes") == stacks.StackPlan()
 
 
+@pytest.mark.filterwarnings("ignore:DELETE statement on table")  # ZenML's own clean-up
 def test_a_stack_is_active_for_one_run_only(zenml_client: Any):
     default = zenml_client.active_stack_model
     parts = {kind: found[0].id for kind, found in default.components.items()}
