@@ -81,9 +81,9 @@ def test_fingerprint_follows_what_shapes_the_training(settings: Settings, tiny_m
 
 
 def test_a_failed_write_is_one_line_and_other_errors_pass(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot write .*run: the disk is full \([\d,]+ MiB free\); free some space"):
-        with writing(tmp_path / "run"):
-            raise OSError(28, "No space left on device")
+    full = r"cannot write .*run: the disk is full \([\d,]+ MiB free\); free some space"
+    with pytest.raises(OutputError, match=full), writing(tmp_path / "run"):
+        raise OSError(28, "No space left on device")
     with pytest.raises(RuntimeError, match="^CUDA out of memory$"), writing(tmp_path):
         raise RuntimeError("CUDA out of memory")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import resource
@@ -29,7 +30,7 @@ from text2sql.training.finetune import (
     with_adapter,
 )
 from text2sql.training.model import load_base, load_tokenizer, quiet
-from text2sql.training.trainer import EpochSampler
+from text2sql.training.trainer import AdapterTrainer, EpochSampler
 
 
 def losses(trained: TrainedAdapter) -> dict[int, float]:
@@ -124,6 +125,31 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, tmp_path: Path) -> 
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_cpus_loss_is_that_of_trl(tiny_model: Path, tmp_path: Path, precision: str) -> None:
+    """Value and gradient, also under autocast."""
+    settings = tiny_settings(tiny_model, tmp_path, training={"precision": precision}, lora={"lora_dropout": 0.0})
+    tokenizer = load_tokenizer(settings.model)
+    rows, _ = tokenize(splits()["train"], tokenizer, 128)
+    with quiet():
+        model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
+        store = CheckpointStore(tmp_path / "run", 1)
+        trainer = build_trainer(model, tokenizer, rows, None, settings, "adamw_torch", store, StopRequest(), None)
+        batch = next(iter(trainer.get_train_dataloader()))
+        found = []
+        for compute in (trainer.compute_loss, super(AdapterTrainer, trainer).compute_loss):
+            model.zero_grad()
+            with trainer.accelerator.autocast():
+                loss = compute(model, dict(batch), num_items_in_batch=torch.tensor(100))
+            loss.backward()
+            gradients = [p.grad.flatten() for p in model.parameters() if p.requires_grad and p.grad is not None]
+            found.append((float(loss.detach()), torch.cat(gradients)))
+    (ours, our_gradient), (theirs, their_gradient) = found
+    assert ours == pytest.approx(theirs, rel=1e-5 if precision == "fp32" else 1e-2)
+    assert their_gradient.abs().max() > 0
+    assert torch.cosine_similarity(our_gradient, their_gradient, dim=0) > 0.99
+
+
 def test_long_rows_are_left_out_and_named(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = load_tokenizer(tiny_settings(tiny_model, tmp_path).model)
     rows, _ = tokenize(splits()["train"], tokenizer, 10**6)
@@ -188,10 +214,14 @@ from text2sql.training.finetune import finetune
 settings = Settings.model_validate_json(pathlib.Path({str(tmp_path / "settings.json")!r}).read_text())
 finetune(splits(), settings, lambda found: found["step"] == {step} and os.kill(os.getpid(), signal.SIGKILL))
 """
-    ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], timeout=120, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], timeout=120, check=False, env=environment
+    )
     assert ended.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_complete_checkpoint(
     trained: TrainedAdapter, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -236,9 +266,10 @@ def test_a_run_killed_after_its_last_step_takes_no_more(
     def kill(*_: object) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr("text2sql.training.finetune._write", kill)
-        finetune(splits(), settings)
+        with pytest.raises(Killed):
+            finetune(splits(), settings)
     seen: list[dict[str, float]] = []
     resumed = finetune(splits(), settings, seen.append)
     assert (resumed.resumed_from, resumed.steps, seen) == (4, 4, [])
@@ -259,7 +290,7 @@ def largest_file(limit: int) -> Iterator[None]:
 @pytest.mark.parametrize("limit", [16_000, 40_000])  # in the weights (safetensors), and in the optimizer (torch)
 def test_a_full_disk_is_one_line(tiny_model: Path, tmp_path: Path, limit: int) -> None:
     settings = tiny_settings(tiny_model, tmp_path)
-    with pytest.raises(OutputError, match="the disk is full") as caught, largest_file(limit):
+    with largest_file(limit), pytest.raises(OutputError, match="the disk is full") as caught:
         finetune(splits(), settings)
     assert "\n" not in str(caught.value)
     [run] = (tmp_path / "checkpoints").iterdir()
@@ -275,9 +306,10 @@ def test_a_full_disk_leaves_no_half_adapter(tiny_model: Path, tmp_path: Path, mo
         with largest_file(16_000):
             _write(*arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match="the disk is full"):
+    with monkeypatch.context() as patch:
         patch.setattr("text2sql.training.finetune._write", write)
-        finetune(splits(), settings, output=output)
+        with pytest.raises(OutputError, match="the disk is full"):
+            finetune(splits(), settings, output=output)
     assert list(output.parent.iterdir()) == []
     assert finetune(splits(), settings, output=output).resumed_from == 1
     assert (output / "adapter_model.safetensors").is_file()
@@ -300,7 +332,7 @@ def test_wandb_offline(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 class TestEpochSampler:
-    LENGTHS = [(7 * i) % 50 + 1 for i in range(1003)]
+    LENGTHS = tuple((7 * i) % 50 + 1 for i in range(1003))
 
     def order(self, epoch: int, seed: int = 1, grouped: bool = True) -> list[int]:
         sampler = EpochSampler(self.LENGTHS, 8, seed, grouped)
@@ -330,7 +362,7 @@ class TestEpochSampler:
     def test_long_batches_are_spread(self) -> None:
         order = self.order(0)
         means = [sum(self.LENGTHS[row] for row in order[i : i + 8]) / 8 for i in range(0, 400, 8)]
-        falling = sum(a >= b for a, b in zip(means, means[1:], strict=False))
+        falling = sum(a >= b for a, b in itertools.pairwise(means))
         assert 10 < falling < 40
 
 

@@ -26,10 +26,7 @@ from text2sql.errors import TrainingError, TrainingInterrupted
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
 from text2sql.training.model import load_base, load_tokenizer, quiet, resolve_precision, training_device
-from text2sql.training.trainer import AdapterTrainer, EpochSampler, save_adapter
-
-IGNORED = -100
-"""The label that the loss leaves out."""
+from text2sql.training.trainer import IGNORED, AdapterTrainer, EpochSampler, save_adapter
 
 
 @dataclass(frozen=True)

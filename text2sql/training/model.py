@@ -45,7 +45,7 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     """What `training.precision` means on a device.
 
     auto is bf16 on Ampere and newer, fp16 on older GPUs, and fp32 on the CPU: bf16 autocast trained a 2.6 M model at
-    5,400 tokens/s where fp32 reached 7,300 (two cores with AVX512-BF16; docs/LOG.md).
+    5,400 tokens/s where fp32 reached 7,300 (two cores with AVX512-BF16).
 
     Raises:
         ModelError: for fp16 on the CPU, which has no fast fp16 arithmetic to gain from.

@@ -15,6 +15,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 from text2sql.errors import TrainingError
 from text2sql.training.checkpoints import CheckpointStore, writing
 
+IGNORED = -100
+"""The label that the loss leaves out."""
 BATCHES_A_POOL = 50
 """Rows are sorted by length within pools of this many batches: enough to save padding, and still a random order."""
 
@@ -71,6 +73,26 @@ class AdapterTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         return self.sampler if self.sampler is not None else super()._get_train_sampler(train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """On the CPU, the mean loss over completion tokens with logits for these tokens alone.
+
+        TRL leaves masked positions out where it has Triton, and elsewhere computes logits, entropy and accuracy for
+        the prompts too: the embedded base then trained at 2,560 tokens/s instead of 3,510 (one thread).
+        """
+        if self.args.device.type != "cpu" or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
+        labels = inputs["labels"][:, 1:]
+        wanted = labels != IGNORED
+        base = self.accelerator.unwrap_model(model).get_base_model()
+        with self.accelerator.autocast():
+            known = {name: value for name, value in inputs.items() if name != "labels"}
+            hidden = base.base_model(**known, use_cache=False).last_hidden_state[:, :-1][wanted]
+            logits = base.get_output_embeddings()(hidden).float()
+        total = torch.nn.functional.cross_entropy(logits, labels[wanted], reduction="sum")
+        return total / (max(len(logits), 1) if num_items_in_batch is None else num_items_in_batch)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
