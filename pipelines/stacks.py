@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +64,10 @@ def find_place(name: str | None) -> Place:
     """
     from zenml.client import Client
 
+    if not zenml_has_run():
+        print("ZenML runs here for the first time: making its store", file=sys.stderr)  # noqa: T201
+        # It would warn that no stack is active yet, and that it takes the default one.
+        logging.getLogger("zenml.zen_stores.base_zen_store").setLevel(logging.ERROR)
     try:
         client = Client()
         if name is None:
