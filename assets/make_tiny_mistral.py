@@ -1,17 +1,19 @@
 """Make the embedded base model: a Mistral of some 2 M parameters and its tokenizer, from scratch.
 
-Both learn from nothing but rows of the project's own generator, profile `base`: a part of its constructs, a third of
-its phrasings, and tables that no other profile ever draws. What is left is for fine-tuning to teach.
+Both learn from nothing but rows of the project's own generator: questions with SQL of profile `base` (a part of the
+constructs, a third of the phrasings) and SQL without questions of profile `reading`, all on tables that profile `full`
+never draws. The other phrasings, the questions for what was only read, and some constructs altogether are left for
+fine-tuning to teach.
 
-    python assets/make_tiny_mistral.py --minutes 45
+    PYTHONPATH=. python assets/make_tiny_mistral.py
 
-Two cores need about that long; `--minutes 0` only makes the tokenizer and random weights.
+Two cores need about 35 minutes; `--steps 0` only makes the tokenizer and random weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import itertools
 import random
 import time
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ TEMPLATE = "{context}\n{question}\n"
 VOCABULARY = 2304
 WORDS = Regex(r" ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]|\s")
 """A word, a digit or a sign is a piece of its own, with the space before it: columns can be copied piece by piece."""
-BATCH_TOKENS = 6144
+BATCH_TOKENS = 4096
 PROMPT_WEIGHT = 0.15
 """Loss on the prompt's tokens next to 1 on the SQL's: reading it teaches copying, but the SQL is what counts."""
 
@@ -96,7 +98,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
     """Endless batches of about BATCH_TOKENS tokens, rows of like length together: ids, attention mask, loss weights."""
     rng = random.Random(seed)
     while True:
-        rows = generate_rows(20_000, seed=seed, profile="base")
+        rows = generate_rows(16_000, seed, "base") + generate_rows(4_000, seed, "reading")
         seed += 1
         prompts = tokenizer([TEMPLATE.format(**row) for row in rows])["input_ids"]
         answers = tokenizer([row["answer"] for row in rows], add_special_tokens=False)["input_ids"]
@@ -145,18 +147,15 @@ def optimizers(model: MistralForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def train(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, minutes: float) -> None:
-    """Train for so long, the learning rate flat and then falling over the last 40%, saving as it goes."""
+def train(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> None:
+    """Train for so many steps, the learning rate flat and then falling over the last 40%, saving as it goes."""
     opts = optimizers(model)
     compiled = torch.compile(model, dynamic=True)  # a quarter faster on a CPU
     peaks = [[group["lr"] for group in opt.param_groups] for opt in opts]
     start = last_save = time.monotonic()
     tokens = 0
-    for step, batch in enumerate(batches(tokenizer, seed=1000)):
-        done = (time.monotonic() - start) / (60 * minutes)
-        if done >= 1:
-            break
-        scale = min(1.0, (step + 1) / 100, (1 - done) / 0.4)
+    for step, batch in enumerate(itertools.islice(batches(tokenizer, seed=1000), steps)):
+        scale = min(1.0, (step + 1) / 100, (1 - step / steps) / 0.4)
         for opt, rates in zip(opts, peaks, strict=True):
             for group, peak in zip(opt.param_groups, rates, strict=True):
                 group["lr"] = peak * scale
@@ -169,7 +168,7 @@ def train(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, minutes
         tokens += int(batch[1].sum())
         if step % 25 == 0:
             rate = tokens / (time.monotonic() - start)
-            print(f"step {step}  {done:.0%}  loss {loss.item():.4f}  {rate:,.0f} tokens/s", flush=True)
+            print(f"step {step}/{steps}  loss {loss.item():.4f}  {rate:,.0f} tokens/s", flush=True)
         if time.monotonic() - last_save > 300:
             save(model, tokenizer)
             last_save = time.monotonic()
@@ -188,13 +187,12 @@ def save(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the embedded base model from scratch.")
-    parser.add_argument("--minutes", type=float, default=45, help="training time (default: %(default)s)")
-    minutes = parser.parse_args().minutes
+    parser.add_argument("--steps", type=int, default=2800, help="batches of 4,096 tokens (default: %(default)s)")
+    steps = parser.parse_args().steps
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer):,} tokens")
-    if minutes > 0 and math.isfinite(minutes):
-        train(model, tokenizer, minutes)
+    train(model, tokenizer, steps)
     save(model, tokenizer)
 
 

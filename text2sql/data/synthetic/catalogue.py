@@ -42,6 +42,7 @@ class Construct:
     tables: str
     slots: Mapping[str, str]
     sql: str
+    read: bool
     base: tuple[str, ...]
     more: tuple[str, ...]
 
@@ -68,6 +69,7 @@ def constructs() -> tuple[Construct, ...]:
             tables="".join(text.get("tables", ["t"])),
             slots=text.get("slots", {}),
             sql=text["sql"],
+            read=text.get("read", False),
             base=tuple(text.get("base", ())),
             more=tuple(text.get("more", ())),
         )

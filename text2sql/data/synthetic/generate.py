@@ -10,7 +10,7 @@ from typing import Literal
 from text2sql.data.synthetic.catalogue import Construct, Kind, constructs
 from text2sql.data.synthetic.schema import Column, Database, Schemas, Table
 
-Profile = Literal["full", "base"]
+Profile = Literal["full", "base", "reading"]
 Row = dict[str, str]
 
 ROWS_A_SCHEMA = (3, 7)
@@ -54,7 +54,8 @@ def generate_rows(count: int, seed: int = 0, profile: Profile = "full") -> list[
     """`count` rows with the columns question, context, answer and construct.
 
     The same seed and profile give the same rows, and fewer of them the same rows' beginning. No two databases share a
-    table, and the two profiles share none either.
+    table, and profile `full` shares none with the others, which train the base model: `base` knows a part of the
+    constructs and phrasings, and `reading` is SQL of some further constructs, its questions left empty.
     """
     rows: list[Row] = []
     stream = _stream(seed, profile)
@@ -66,16 +67,17 @@ def generate_rows(count: int, seed: int = 0, profile: Profile = "full") -> list[
 def _stream(seed: int, profile: Profile) -> Iterator[Row]:
     rng = random.Random(f"text2sql:{profile}:{seed}")
     schemas = Schemas(rng, profile)
-    known = [c for c in constructs() if profile == "full" or c.base]
+    known = [c for c in constructs() if {"full": True, "base": bool(c.base), "reading": c.read}[profile]]
     by_size = {size: [c for c in known if len(c.tables) == size] for size in (1, 2, 3)}
     while True:
         database = schemas.draw()
         asked: set[str] = set()
         for _ in range(rng.randint(*ROWS_A_SCHEMA)):
-            size = rng.choices((1, 2, 3), TABLES_JOINED[len(database.tables)])[0]
+            weights = [w if by_size[size] else 0 for size, w in enumerate(TABLES_JOINED[len(database.tables)], start=1)]
+            size = rng.choices((1, 2, 3), weights)[0]
             row = _ask(rng, rng.choice(by_size[size]), database, profile)
-            if row is not None and row["question"] not in asked:
-                asked.add(row["question"])
+            if row is not None and row["question"] + row["answer"] not in asked:
+                asked.add(row["question"] + row["answer"])
                 yield row
 
 
@@ -96,15 +98,22 @@ def _ask(rng: random.Random, construct: Construct, database: Database, profile: 
     for name, choices in WORDS.items():
         sql[name], question[name] = _pick(rng, choices, profile)
     question["n"] = sql["n"] = rng.randint(2, 9)
-    templates = construct.base if profile == "base" else construct.base + construct.more
-    template = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), rng.choice(templates))
-    text = template.format_map(question)
     return {
-        "question": text[0].upper() + text[1:],
+        "question": _phrase(rng, construct, profile, question),
         "context": database.context,
         "answer": construct.sql.format_map(sql),
         "construct": construct.name,
     }
+
+
+def _phrase(rng: random.Random, construct: Construct, profile: Profile, slots: dict[str, object]) -> str:
+    """The question in one of the profile's phrasings, each [x|y] decided."""
+    if profile == "reading":
+        return ""
+    templates = construct.base if profile == "base" else construct.base + construct.more
+    template = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), rng.choice(templates))
+    text = template.format_map(slots)
+    return text[0].upper() + text[1:]
 
 
 def _joined(rng: random.Random, construct: Construct, database: Database) -> tuple[list[Table], list[str]]:
@@ -140,7 +149,7 @@ def _draw_columns(
 
 def _pick(rng: random.Random, choices: Choices, profile: Profile) -> tuple[str, str]:
     """A piece of SQL and its word; the base profile knows the first word of the commoner pieces."""
-    if profile == "base":
+    if profile != "full":
         sql = rng.choice([piece for piece, words in choices.items() if len(words) > 1 or len(choices) == 2])
         return sql, choices[sql][0]
     sql = rng.choice(list(choices))

@@ -65,7 +65,7 @@ class Schemas:
 
     def __init__(self, rng: random.Random, profile: str) -> None:
         self._rng = rng
-        self._base = profile == "base"
+        self._base = profile != "full"
         self._seen: set[str] = set()
         self._roots = list(entities().values())
         self._children = {name: [e for e in self._roots if e.parent == name] for name in entities()}
