@@ -65,7 +65,7 @@ def main(
 
 def run(pipeline: str, config: Path, overrides: list[str], stack: str | None, cache: bool, dry_run: bool) -> int:
     """Run, show the outcome, and return the exit code."""
-    from text2sql.config import load_settings
+    from text2sql.config_file import load_settings
     from text2sql.inputs import resolve_inputs
     from text2sql.results import check_writable
 

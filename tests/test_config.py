@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from text2sql.config import Settings, load_settings, sections, valid_keys
+from text2sql.config import Settings
+from text2sql.config_file import load_settings, sections, valid_keys
 from text2sql.errors import ConfigError
 
 
@@ -93,11 +94,11 @@ def test_a_wrong_value_is_named_with_its_key(config, text: str, key: str, value:
         ("data: {prompt_template: '{question} {context} {'}", "data: prompt_template is no format string"),
         (
             "training: {max_length: 100}",
-            "config: evaluation.max_new_tokens (256) must be below training.max_length (100)",
+            "evaluation.max_new_tokens (256) must be below training.max_length (100)",
         ),
         (
             "model: {bnb_4bit_compute_dtype: bfloat16}\ntraining: {precision: fp16}",
-            "config: model.bnb_4bit_compute_dtype bfloat16 contradicts training.precision fp16",
+            "model.bnb_4bit_compute_dtype bfloat16 contradicts training.precision fp16",
         ),
         ("gate: {bleu: {min: 90, max: 10}}", "gate.bleu: min 90 is above max 10"),
         ("gate: {bleu: {}}", "gate.bleu: give min, max or both"),
@@ -127,7 +128,7 @@ def test_all_problems_come_at_once(config):
         "data",
         "gate.bleu.min",
         "unknown key modle",
-        "config",
+        "evaluation.max_new_tokens",
     ]
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from text2sql.config import Settings, load_settings, valid_keys
+from text2sql.config import Settings
+from text2sql.config_file import load_settings, valid_keys
 
 PROJECT = Path(__file__).parents[1]
 SHIPPED = sorted((PROJECT / "configs").rglob("*.yaml"))

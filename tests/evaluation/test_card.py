@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.evaluation.evaluations import INVALID, RIGHT, evaluation
-from text2sql.config import Settings, load_settings
+from text2sql.config import Settings
+from text2sql.config_file import load_settings
 from text2sql.evaluation.card import ASSETS, model_card
 from text2sql.evaluation.gate import decide
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIELDS = ("question", "context", "answer")
+PROBLEM = "problem"
+"""The column in which text2sql.data.load says which values of a row were no text (they are null)."""
 _MAX_CHARS = {"question": 20_000, "context": MAX_CONTEXT_CHARS, "answer": MAX_QUERY_CHARS}
 _BAR_FROM = 20_000
 """Rows from which a progress bar is worth its lines."""
@@ -54,7 +56,10 @@ def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
     """
     if not len(rows):
         raise DataError("there are no rows to check; look at data.path, data.dataset_name and data.subset_fraction")
-    verdicts = _verdicts(list(zip(*(rows[field] for field in FIELDS), strict=True)), data.query_timeout)
+    verdicts = _verdicts(list(zip(*(rows[field][:] for field in FIELDS), strict=True)), data.query_timeout)
+    if PROBLEM in rows.column_names:
+        verdicts = [("not_text", p) if p else v for p, v in zip(rows[PROBLEM], verdicts, strict=True)]
+        rows = rows.remove_columns(PROBLEM)
     good = [i for i, verdict in enumerate(verdicts) if verdict is None]
     bad = [(i, verdict) for i, verdict in enumerate(verdicts) if verdict is not None]
     counts = dict(Counter(reason for _, (reason, _) in bad).most_common())
