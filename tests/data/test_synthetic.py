@@ -73,9 +73,20 @@ def test_no_two_databases_share_a_table(full):
             assert seen.setdefault(key, row["context"]) == row["context"]
 
 
-def test_the_base_profile_shares_no_table_with_the_full_one(full):
-    base = generate_rows(4000, seed=1, profile="base")
-    assert not tables(base) & tables(full)
+@pytest.mark.parametrize("profile", ["base", "reading"])
+def test_what_trains_the_base_model_shares_no_table_with_the_full_profile(full, profile):
+    assert not tables(generate_rows(2000, seed=1, profile=profile)) & tables(full)
+
+
+def test_the_reading_profile_is_sql_of_other_constructs_without_questions():
+    rows = generate_rows(500, seed=1, profile="reading")
+    assert {row["question"] for row in rows} == {""}
+    assert {row["construct"] for row in rows} == {construct.name for construct in constructs() if construct.read}
+
+
+def test_the_base_model_never_sees_the_questions_of_most_constructs_it_reads_and_nothing_of_some():
+    assert not [construct.name for construct in constructs() if construct.read and construct.base]
+    assert len([construct for construct in constructs() if not construct.read and not construct.base]) >= 6
 
 
 def test_the_base_profile_knows_a_part_of_the_constructs():

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from tests.training_fixtures import splits, tiny_settings
 from text2sql.config import Settings
 from text2sql.errors import OutputError, TrainingError, TrainingInterrupted
+from text2sql.training.arguments import choose_optimizer
 from text2sql.training.checkpoints import CheckpointStore, StopRequest
 from text2sql.training.finetune import (
     TrainedAdapter,
     _write,
     build_trainer,
-    choose_optimizer,
     finetune,
     tokenize,
     with_adapter,

@@ -16,16 +16,15 @@ from datasets import Dataset, DatasetDict
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.training_args import OptimizerNames
-from trl.trainer.sft_config import SFTConfig
 
 from text2sql.config import LoraSection, Settings, TrainingSection
 from text2sql.data.files import new_folder
 from text2sql.data.prompt import encode_rows
 from text2sql.errors import TrainingError, TrainingInterrupted
+from text2sql.training.arguments import choose_optimizer, trainer_arguments
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
-from text2sql.training.model import load_base, load_tokenizer, quiet, resolve_precision, training_device
+from text2sql.training.model import load_base, load_tokenizer, quiet
 from text2sql.training.trainer import IGNORED, AdapterTrainer, EpochSampler, save_adapter
 
 
@@ -156,25 +155,6 @@ def _texts(splits: DatasetDict, name: str) -> Iterator[dict[str, str]]:
             yield {"prompt": prompt, "completion": completion}
 
 
-def choose_optimizer(name: str, cuda: bool) -> str:
-    """The Trainer's name of the optimizer.
-
-    Raises:
-        TrainingError: unknown, or paged without CUDA, whose unified memory it pages to.
-    """
-    if name == "auto":
-        return "paged_adamw_32bit" if cuda else "adamw_torch"
-    known = [choice.value for choice in OptimizerNames]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3) or ["auto"]
-        raise TrainingError(f"training.optim {name!r} is unknown; did you mean {' or '.join(near)}?")
-    if name.startswith("paged_") and not cuda:
-        raise TrainingError(
-            f"training.optim {name} needs a CUDA GPU and none is visible; set it to auto or adamw_torch"
-        )
-    return name
-
-
 def with_adapter(model: PreTrainedModel, lora: LoraSection, training: TrainingSection) -> Any:
     """The base, frozen, with trainable LoRA matrices (fp32) beside the chosen linear layers.
 
@@ -243,54 +223,6 @@ def build_trainer(
     handler.callbacks.insert(1, speed)  # after DefaultFlowCallback, before those that pass logs on
     handler.callbacks += [progress, RunCallback(stop, sampler, report)]
     return trainer
-
-
-def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate: bool) -> SFTConfig:
-    """Our settings in TRL's words."""
-    training = settings.training
-    device = training_device()
-    precision = resolve_precision(training.precision, device)
-    arguments = SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=training.num_train_epochs,
-        max_steps=training.max_steps or -1,
-        learning_rate=training.learning_rate,
-        per_device_train_batch_size=training.per_device_train_batch_size,
-        per_device_eval_batch_size=training.per_device_eval_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        lr_scheduler_type=training.lr_scheduler_type,
-        warmup_steps=min(training.warmup_ratio, 0.999),  # 1.0 would be read as one step
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
-        packing=training.packing,
-        packing_strategy="bfd",
-        eval_packing=False if not training.packing else None,
-        max_length=training.max_length if training.packing else None,
-        completion_only_loss=True,
-        optim=optimizer,
-        logging_steps=training.logging_steps,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if validate else "no",
-        eval_steps=training.eval_steps if validate else None,
-        prediction_loss_only=True,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        save_total_limit=None,  # the store deletes old checkpoints, once the new one is sealed
-        seed=training.seed,
-        data_seed=training.seed,
-        include_num_input_tokens_seen="non_padding",
-        dataloader_pin_memory=device.type == "cuda",
-        use_cpu=device.type == "cpu",  # or it refuses bf16 there
-        disable_tqdm=True,
-        report_to=["wandb"] if settings.wandb.enabled else "none",
-        run_name=settings.wandb.run_name,
-    )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - one process, one GPU; torchrun starts more
-    return arguments
 
 
 def _train(trainer: AdapterTrainer, store: CheckpointStore, stop: StopRequest) -> int | None:
