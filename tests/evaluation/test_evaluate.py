@@ -12,6 +12,7 @@ from text2sql.data.prompt import render_prompt
 from text2sql.errors import DataError
 from text2sql.evaluation.evaluate import evaluate_systems, frozen_rows
 from text2sql.evaluation.types import Evaluation
+from text2sql.sql.parse import first_statement
 
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
 
@@ -55,6 +56,7 @@ def test_systems_answer_the_same_frozen_rows(settings: Settings, tiny_model: Pat
     }  # fmt: skip
     assert base.figures["perplexity"] >= 1
     assert len(base.predictions) == len(base.rows) == 5
+    assert base.predictions == [first_statement(text) for text in base.predictions]
     assert evaluation.model == settings.model.name
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
 
@@ -71,3 +73,16 @@ def test_frozen_rows_are_drawn_by_seed_and_keep_their_order():
 def test_no_rows_is_an_error(settings: Settings):  # noqa: F811
     with pytest.raises(DataError, match="no test rows"):
         evaluate_systems(rows_of(1, settings.data.prompt_template).select([]), {}, settings)
+
+
+def test_answers_are_cut_behind_their_query(settings: Settings, tiny_model: Path, monkeypatch):  # noqa: F811
+    """Which texts a tiny model makes is luck: these are given, and the rest is real."""
+    rambling = "SELECT name FROM head WHERE age > 0;\n\nThe query selects the names."
+    monkeypatch.setattr("text2sql.evaluation.generate.generate", lambda *_: [rambling])
+
+    def load():
+        return AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+
+    evaluation = evaluate_systems(rows_of(1, settings.data.prompt_template), {"base": load}, settings)
+    assert evaluation.system("base").predictions == ["SELECT name FROM head WHERE age > 0"]
+    assert evaluation.system("base").rows[0].exact

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytest
 
 from tests.sql.cases import Case, read_cases
 from text2sql.errors import ParseError, SqlError, UnsafeSqlError
-from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, orders_rows, parse
+from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, first_statement, orders_rows, parse, parse_statements
 
 RUNS_BUT_MUST_NOT = {  # reads, as far as a parser can see: the authorizer, limits and deadlines stop them
     "an extension",
@@ -96,6 +97,65 @@ def test_deep_and_long_text_neither_crashes_nor_hangs(sql: str):
     assert time.perf_counter() - started < 10
 
 
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("name", ["CHAR", "VARCHAR", "DATE", "INT", "DECIMAL", "TIMESTAMP", "ARRAY", "STRUCT"])
+def test_nested_type_names_do_not_hang(name: str, closed: bool):
+    text = "SELECT " + f"{name}(" * 25 + "1" + ")" * (25 * closed)
+    started = time.perf_counter()
+    for read in (parse, parse_statements):
+        with suppress(ParseError):
+            read(text)
+    assert time.perf_counter() - started < 2
+
+
+def doubled(name: str) -> str:
+    return f"(SELECT * FROM {name} UNION ALL SELECT * FROM {name})"
+
+
+CTES = [f"c{i} AS {doubled(f'c{i - 1}')}" for i in range(1, 30)]
+NESTED = "SELECT 1 AS x"
+SHADOWED = "SELECT * FROM c"
+for level in range(30):
+    NESTED = f"SELECT * FROM (WITH n AS ({NESTED}) SELECT * FROM n UNION ALL SELECT * FROM n) AS s{level}"
+    SHADOWED = f"SELECT * FROM (WITH {'cd'[level % 2]} AS {doubled('dc'[level % 2])} {SHADOWED}) AS s{level}"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"WITH c0 AS (SELECT 1 AS x), {', '.join(CTES)} SELECT * FROM c29",
+        f"WITH {', '.join(reversed(CTES))}, c0 AS (SELECT 1 AS x) SELECT * FROM c29",  # each names the next one
+        f"SELECT * FROM (WITH c0 AS (SELECT 1 AS x), {', '.join(reversed(CTES))} SELECT * FROM c29) AS s",
+        f"SELECT 1 WHERE EXISTS (WITH c0 AS (SELECT 1 AS x), {', '.join(CTES)} SELECT * FROM c29)",
+        NESTED,
+        f"WITH d AS (SELECT 1 AS x) {SHADOWED}",
+        "WITH a AS (SELECT 1 AS x) SELECT 1 FROM " + ", ".join(f"a AS a{i}" for i in range(1_001)),
+        "WITH c0 AS (SELECT 1 AS x), "
+        + ", ".join(f"c{i} AS (SELECT * FROM c{i - 1})" for i in range(1, 900))
+        + " SELECT * FROM c899",
+    ],
+    ids=["in order", "forwards", "in a subquery", "in a condition", "nested", "shadowed", "in one list", "a chain"],
+)
+def test_ctes_that_expand_without_end_are_refused(sql: str):
+    tree = parse(sql)
+    with pytest.raises(UnsafeSqlError, match=r"expands to more than 1000 queries|more than 200 deep"):
+        assert_read_only(tree)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT * FROM n AS a, n AS b",
+        "WITH a AS (SELECT * FROM b), b AS (SELECT 1) SELECT * FROM a, b",
+        "SELECT * FROM (WITH a AS (SELECT 1) SELECT * FROM a) AS x, (WITH a AS (SELECT 2) SELECT * FROM a) AS y",
+        "WITH t AS (SELECT * FROM t) SELECT * FROM t",
+        "WITH c0 AS (SELECT 1), " + ", ".join(CTES[:7]) + " SELECT * FROM c7",
+    ],
+)
+def test_ctes_in_reason_are_read(sql: str):
+    assert_read_only(parse(sql))
+
+
 def test_parentheses_within_strings_do_not_nest():
     assert parse(f"SELECT '{'(' * 1_000}'").sql()
 
@@ -113,3 +173,42 @@ def test_parentheses_within_strings_do_not_nest():
 )
 def test_order_counts_at_top_level_only(sql: str, ordered: bool):
     assert orders_rows(parse(sql)) is ordered
+
+
+@pytest.mark.parametrize(
+    ("text", "statement"),
+    [
+        ("SELECT a FROM t", "SELECT a FROM t"),
+        ("  SELECT a FROM t ;  ", "SELECT a FROM t"),
+        ("SELECT a FROM t; SELECT b FROM t", "SELECT a FROM t"),
+        ("SELECT a FROM t\n\nThis selects a; it's simple.", "SELECT a FROM t"),
+        ("SELECT a FROM t\n \t\r\n-- more", "SELECT a FROM t"),
+        ("\n\nSELECT a\nFROM t\n", "SELECT a\nFROM t"),
+        ("SELECT ';', 'a\n\nb', \"c;\", `d;`, [e;] FROM t; rest", "SELECT ';', 'a\n\nb', \"c;\", `d;`, [e;] FROM t"),
+        ("SELECT 'it''s; so' FROM t; rest", "SELECT 'it''s; so' FROM t"),
+        ("SELECT a -- all; of it's\nFROM t; rest", "SELECT a -- all; of it's\nFROM t"),
+        ("SELECT a /* one;\n\n'two */ FROM t; rest", "SELECT a /* one;\n\n'two */ FROM t"),
+        ("-- the names\n\nSELECT a FROM t\n\nrest", "-- the names\n\nSELECT a FROM t"),
+        ("SELECT a FROM t WHERE b = 'open\n\nrest; more", "SELECT a FROM t WHERE b = 'open"),
+        ("SELECT 'open; text", "SELECT 'open; text"),
+        ("```sql\nSELECT a FROM t;\n```\nIt selects a.", "SELECT a FROM t"),
+        ("```\nSELECT a\nFROM t\n```", "SELECT a\nFROM t"),
+        ("``` SELECT a FROM t ```", "SELECT a FROM t"),
+        ("SELECT a FROM t\n```\nIt selects a.", "SELECT a FROM t"),
+        ("", ""),
+        (";", ""),
+        ("```", ""),
+    ],
+)
+def test_first_statement(text: str, statement: str):
+    assert first_statement(text) == statement
+    assert first_statement(statement) == statement
+
+
+@pytest.mark.parametrize(
+    "text", ["'" * 50_001, "[" * 50_000, "`" * 50_000, "/*" * 25_000, "\n \n" * 20_000, "-" * 50_001]
+)
+def test_first_statement_of_any_text_is_found_quickly(text: str):
+    started = time.perf_counter()
+    first_statement(text)
+    assert time.perf_counter() - started < 1

@@ -14,6 +14,7 @@ from text2sql.config import Settings
 from text2sql.errors import DataError
 from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.types import Evaluation, SystemScores
+from text2sql.sql.parse import first_statement
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,7 +85,8 @@ def _answer(load: Loader, rows: Dataset, settings: Settings) -> tuple[list[str],
     model, tokenizer = load()
     try:
         prompts = list(rows["prompt"])
-        answers = generate(model, tokenizer, prompts, evaluation.max_new_tokens, evaluation.batch_size)
+        texts = generate(model, tokenizer, prompts, evaluation.max_new_tokens, evaluation.batch_size)
+        answers = [first_statement(text) for text in texts]  # one cut for every system, tuned or not
         return answers, float(completion_perplexity(model, tokenizer, rows, evaluation.batch_size))
     finally:
         del model, tokenizer

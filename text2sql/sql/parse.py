@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
+from sqlglot.parsers.sqlite import SQLiteParser
+from sqlglot.tokenizer_core import Token
 
 from text2sql.errors import ParseError, UnsafeSqlError
 
@@ -15,6 +17,7 @@ DIALECT = "sqlite"
 MAX_QUERY_CHARS = 50_000
 MAX_NESTING = 400
 _MAX_EXPANSIONS = 1_000
+_MAX_CTE_DEPTH = 200
 
 _READS = ("SELECT", "WITH", "VALUES")
 _STATEMENTS = frozenset(
@@ -29,6 +32,13 @@ _TOKEN = re.compile(
     r"|--[^\n]*|/\*.*?(?:\*/|$)|[()]|\b(?:CASE|END)\b",
     re.DOTALL | re.IGNORECASE,
 )
+# The same texts, each with a group that tells whether its end is missing, and what ends a statement.
+_STATEMENT_END = re.compile(
+    r"```|'(?:[^']|'')*+(?:'|(\Z))|\"(?:[^\"]|\"\")*+(?:\"|(\Z))|`[^`]*+(?:`|(\Z))|\[[^\]]*+(?:\]|(\Z))"
+    r"|--[^\n]*|/\*(?:[^*]|\*(?!/))*+(?:\*/|(\Z))|;|\n[ \t\r]*\n"
+)
+_BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
+_FENCE = re.compile(r"\s*```[ \t]*\w*[ \t]*(?:\r?\n|(?=SELECT\b|WITH\b)|$)", re.IGNORECASE)
 _WRITES: tuple[type[exp.Expr], ...] = (
     exp.DML,
     exp.DDL,
@@ -85,6 +95,45 @@ def check_text(sql: str, limit: int = MAX_QUERY_CHARS) -> None:
             depth = max(depth - 1, 0)
 
 
+def first_statement(text: str) -> str:
+    """The query that an answer starts with: what comes before a `;`, a blank line or a closing ``` fence.
+
+    A base model goes on after its query, and must not be judged on what it says then.
+    """
+    if fence := _FENCE.match(text):
+        text = text[fence.end() :]
+    text = text.strip()
+    for match in _STATEMENT_END.finditer(text):
+        end, token = match.start(), match.group()
+        if match.lastindex:  # a quote that nobody closed: what follows it is no part of it beyond a blank line
+            blank = _BLANK_LINE.search(text, end)
+            return text[: blank.start()].rstrip() if blank else text
+        if token in (";", "```") or (token.isspace() and leading_word(text[:end])):
+            return text[:end].rstrip()
+    return text
+
+
+class _TooManySteps(Exception):
+    """The parser looks at the same tokens again and again. No ParseError: the parser would swallow that and go on."""
+
+
+class _BoundedParser(SQLiteParser):
+    """Stops where sqlglot tries both readings of CHAR(CHAR(CHAR(…: as types and as calls, so 2^depth times."""
+
+    _steps = 0
+    _most = 0
+
+    def parse(self, raw_tokens: list[Token], sql: str) -> list[exp.Expr | None]:
+        self._steps, self._most = 0, 1_000 + 20 * len(raw_tokens)
+        return super().parse(raw_tokens, sql)
+
+    def _advance(self, times: int = 1) -> None:
+        self._steps += 1
+        if self._steps > self._most:
+            raise _TooManySteps
+        super()._advance(times)
+
+
 def parse_statements(sql: str, limit: int = MAX_QUERY_CHARS) -> list[exp.Expr]:
     """Every statement of a text, empty ones left out.
 
@@ -95,9 +144,10 @@ def parse_statements(sql: str, limit: int = MAX_QUERY_CHARS) -> list[exp.Expr]:
         ParseError: the text is no SQL, or breaks a limit.
     """
     check_text(sql, limit)
+    dialect = Dialect.get_or_raise(DIALECT)
     try:
-        trees = sqlglot.parse(sql, dialect=DIALECT)
-    except RecursionError:
+        trees = _BoundedParser(dialect=dialect).parse(dialect.tokenize(sql), sql)
+    except (RecursionError, _TooManySteps):
         raise ParseError("the text nests too deeply to be parsed; flatten it") from None
     except SqlglotError as error:
         raise ParseError(f"not SQL: {_one_line(str(error))}") from None
@@ -151,12 +201,45 @@ def assert_read_only(tree: exp.Expr) -> None:
 
 def _assert_few_expansions(tree: exp.Expr) -> None:
     """SQLite copies a CTE for each use while it prepares a query, which nothing interrupts: 30 doublings are a bomb."""
-    sizes: dict[str, int] = {}
+    visible: dict[int, dict[str, exp.CTE]] = {}
     for cte in tree.find_all(exp.CTE):
-        uses = [table.name.lower() for table in cte.this.find_all(exp.Table)]
-        sizes[cte.alias.lower()] = 1 + sum(sizes.get(name, 0) for name in uses)
-        if sizes[cte.alias.lower()] > _MAX_EXPANSIONS:
-            raise UnsafeSqlError(f"CTE {cte.alias} expands to more than {_MAX_EXPANSIONS} queries")
+        if cte.parent is not None and cte.parent.parent is not None:
+            visible.setdefault(id(cte.parent.parent), {}).setdefault(cte.alias.lower(), cte)
+    if not visible:
+        return
+    uses: dict[int, list[exp.CTE]] = {}
+    for table in tree.find_all(exp.Table):
+        owner, used = _resolve_cte(table, visible)
+        if used is not None:
+            uses.setdefault(id(owner), []).append(used)
+    sizes: dict[int, int] = {}
+
+    def size(node: exp.CTE | None, depth: int) -> int:
+        if depth > _MAX_CTE_DEPTH:
+            raise UnsafeSqlError(f"CTEs name each other more than {_MAX_CTE_DEPTH} deep")
+        if id(node) not in sizes:
+            sizes[id(node)] = 1  # while it is being counted: a recursive CTE is copied once
+            total = 1 + sum(size(used, depth + 1) for used in uses.get(id(node), []))
+            if total > _MAX_EXPANSIONS:
+                name = f"CTE {node.alias}" if node is not None else "the query"
+                raise UnsafeSqlError(f"{name} expands to more than {_MAX_EXPANSIONS} queries")
+            sizes[id(node)] = total
+        return sizes[id(node)]
+
+    size(None, 0)
+
+
+def _resolve_cte(table: exp.Table, visible: dict[int, dict[str, exp.CTE]]) -> tuple[exp.CTE | None, exp.CTE | None]:
+    """The CTE in whose body a table stands, and the CTE that it names: that of the innermost WITH, later ones too."""
+    owner: exp.CTE | None = None
+    used: exp.CTE | None = None
+    node = table.parent
+    while node is not None and (owner is None or used is None):
+        if owner is None and isinstance(node, exp.CTE):
+            owner = node
+        used = used or visible.get(id(node), {}).get(table.name.lower())
+        node = node.parent
+    return owner, used
 
 
 def _assert_plain_table(table: exp.Table) -> None:
