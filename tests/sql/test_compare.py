@@ -27,7 +27,11 @@ def result(*rows: tuple[object, ...], truncated: bool = False) -> Result:
         (result((1,)), result((1, 1)), False, False),
         (result((1,)), result((1.0,)), False, True),
         (result((0.1 + 0.2,)), result((0.3,)), False, True),
-        (result((1e9,)), result((1e9 + 1,)), False, True),
+        (result((1e9,)), result((1e9 + 1,)), False, False),
+        (result((1e9 + 0.5,)), result((1e9 + 0.75,)), False, True),
+        (result((1e9,)), result((1e9 + 0.5,)), False, True),
+        (result((1_000_001,), (1_000_002,)), result((1_000_001,), (1_000_003,)), False, False),
+        (result((0.1, 10**6), (0.1 + 1e-12, 10**6 + 1)), result((0.1, 10**6 + 1), (0.1 + 1e-12, 10**6)), False, True),
         (result((1.0,)), result((1.00001,)), False, False),
         (result((1 / 3, "a"), (1 / 3, "b")), result((0.33333333333, "b"), (0.3333333334, "a")), False, True),
         (result((0.5,), (0.25,)), result((0.2500000001,), (0.5000000001,)), False, True),
@@ -38,7 +42,7 @@ def result(*rows: tuple[object, ...], truncated: bool = False) -> Result:
         (result((b"a",)), result(("a",)), False, False),
         (result(), result(), False, True),
         (result((1,), truncated=True), result((1,), truncated=True), False, False),
-        (result((2**60,)), result((2**60 + 1,)), False, True),  # within tolerance
+        (result((2**60,)), result((2**60 + 1,)), False, False),
     ],
 )  # fmt: skip
 def test_same_result(gold: Result, predicted: Result, ordered: bool, same: bool):

@@ -11,7 +11,7 @@ from typing import Any
 from text2sql.sql.execute import Result
 
 TOLERANCE = 1e-6
-"""Relative above 1, absolute below."""
+"""Between numbers of which one has a fraction: relative above 1, absolute below."""
 _MAX_PERMUTATIONS = 5_000
 
 Row = tuple[Any, ...]
@@ -20,8 +20,8 @@ Row = tuple[Any, ...]
 def same_result(gold: Result, predicted: Result, ordered: bool) -> bool:
     """Whether a prediction's result is the gold's.
 
-    Columns may stand in another order and their names do not count; rows are a multiset unless `ordered`. An int equals
-    a float of the same value; text equals no number; NULL equals NULL. A truncated result equals nothing.
+    Columns may stand in another order and their names do not count; rows are a multiset unless `ordered`. Whole numbers
+    are compared exactly, 1 and 1.0 alike; text equals no number; NULL equals NULL. A truncated result equals nothing.
     """
     if gold.truncated or predicted.truncated or len(gold.rows) != len(predicted.rows):
         return False
@@ -49,7 +49,9 @@ def _key(cell: Any) -> tuple[int, Any]:
     """Sort key over mixed types; close numbers fall side by side."""
     if cell is None:
         return (0, 0)
-    if isinstance(cell, int | float):
+    if isinstance(cell, int):
+        return (1, cell)
+    if isinstance(cell, float):
         return (1, float(f"{cell:.5g}") if math.isfinite(cell) else cell)
     return (2, cell) if isinstance(cell, str) else (3, bytes(cell))
 
@@ -94,6 +96,8 @@ def _same_row(left: Row, right: Row) -> bool:
 
 
 def _same_cell(left: Any, right: Any) -> bool:
+    if isinstance(left, int) and isinstance(right, int):
+        return left == right
     if isinstance(left, int | float) and isinstance(right, int | float):
         return left == right or math.isclose(left, right, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     return type(left) is type(right) and bool(left == right)
