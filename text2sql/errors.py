@@ -6,7 +6,9 @@
     ├── SqlError                  a query or a schema cannot be used
     │   ├── ParseError            … it is not SQL
     │   ├── UnsafeSqlError        … it does more than read
-    │   └── ExecutionError        … the database refuses it, or it ran out of time
+    │   │   └── ForbiddenFunctionError  … it calls a function that is not on the list of harmless ones
+    │   └── ExecutionError        … the database refuses it
+    │       └── QueryTimeoutError … it ran out of time
     ├── ModelError                a model, tokenizer or adapter cannot be loaded or used
     │   └── ParityError           … the merged model does not answer like the adapter on its base
     ├── TrainingError             training cannot start or cannot go on
@@ -53,8 +55,16 @@ class UnsafeSqlError(SqlError):
     """The query does more than read."""
 
 
+class ForbiddenFunctionError(UnsafeSqlError):
+    """The query calls a function that is not on the list of harmless ones."""
+
+
 class ExecutionError(SqlError):
     """The database refuses the query, or the query ran out of its time, memory or row limit."""
+
+
+class QueryTimeoutError(ExecutionError):
+    """The query ran longer than it may."""
 
 
 class ModelError(Text2SQLError):

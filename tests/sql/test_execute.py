@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.sql.cases import Case, read_cases
-from text2sql.errors import ExecutionError, SqlError, UnsafeSqlError
+from text2sql.errors import ExecutionError, ForbiddenFunctionError, QueryTimeoutError, SqlError, UnsafeSqlError
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import MAX_VALUE_BYTES, run_query, strict_quotes
 from text2sql.sql.schema import parse_schema
@@ -71,11 +71,21 @@ def test_hostile_text_leaves_a_database_file_as_it_was(case: Case, tmp_path: Pat
         ("DELETE FROM singer", "asked for DELETE"),
         ("SELECT * FROM sqlite_master", "system table"),
         ("PRAGMA table_info(singer)", "PRAGMA"),
+        ("EXPLAIN SELECT 1", "EXPLAIN"),
+        (";EXPLAIN SELECT 1", "EXPLAIN"),
+        (" ; /* x */ ;; EXPLAIN QUERY PLAN SELECT 1", "EXPLAIN"),
+        ("\ufeffEXPLAIN SELECT 1", "EXPLAIN"),
+        ("\ufeff;\ufeff-- x\nEXPLAIN SELECT 1", "EXPLAIN"),
     ],
 )
 def test_refusals_are_told_apart_from_errors(database: sqlite3.Connection, sql: str, words: str):
     with pytest.raises(UnsafeSqlError, match=words):
         run_query(database, sql, timeout=1)
+
+
+def test_a_forbidden_function_is_told_apart_from_a_write(database: sqlite3.Connection):
+    with pytest.raises(ForbiddenFunctionError):
+        run_query(database, "SELECT randomblob(9) FROM singer", timeout=1)
 
 
 def test_what_a_read_needs_is_allowed(database: sqlite3.Connection):
@@ -91,7 +101,7 @@ def test_what_a_read_needs_is_allowed(database: sqlite3.Connection):
 def test_deadline(database: sqlite3.Connection):
     sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT SUM(i) FROM n"
     started = time.perf_counter()
-    with pytest.raises(ExecutionError, match=r"ran longer than 0\.2 s"):
+    with pytest.raises(QueryTimeoutError, match=r"ran longer than 0\.2 s"):
         run_query(database, sql, timeout=0.2)
     assert 0.1 < time.perf_counter() - started < 2
 

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from text2sql.errors import ExecutionError, UnsafeSqlError
+from text2sql.errors import ExecutionError, ForbiddenFunctionError, QueryTimeoutError, UnsafeSqlError
 from text2sql.sql.parse import MAX_NESTING, MAX_QUERY_CHARS, leading_word, tokens
 
 MAX_ROWS = 10_000
@@ -65,8 +65,8 @@ def run_query(connection: sqlite3.Connection, sql: str, timeout: float, max_rows
     On a connection of `build_database` that is not forgiving, double-quoted text that names no column is an error.
 
     Raises:
-        UnsafeSqlError: it does more than read tables of the database with harmless functions.
-        ExecutionError: the database refuses it, or it ran out of a limit.
+        UnsafeSqlError: it does more than read tables of the database; ForbiddenFunctionError for a function.
+        ExecutionError: the database refuses it, or it ran out of a limit; QueryTimeoutError for that of time.
     """
     if not getattr(connection, "forgiving", True):
         sql = strict_quotes(sql)
@@ -74,16 +74,16 @@ def run_query(connection: sqlite3.Connection, sql: str, timeout: float, max_rows
         raise UnsafeSqlError(f"only SELECT is allowed, not {leading_word(sql)}")
     for limit, value in _LIMITS.items():
         connection.setlimit(limit, value)
-    denied: list[str] = []
+    denied: list[UnsafeSqlError] = []
     expires = time.monotonic() + timeout
 
     def authorize(
         action: int, first: str | None, second: str | None, database: str | None, _trigger: str | None
     ) -> int:
-        reason = _objection(action, first, second, database)
-        if reason:
-            denied.append(reason)
-        return sqlite3.SQLITE_DENY if reason else sqlite3.SQLITE_OK
+        objection = _objection(action, first, second, database)
+        if objection:
+            denied.append(objection)
+        return sqlite3.SQLITE_DENY if objection else sqlite3.SQLITE_OK
 
     connection.set_authorizer(authorize)
     connection.set_progress_handler(lambda: time.monotonic() > expires, _STEPS_BETWEEN_CHECKS)
@@ -91,9 +91,9 @@ def run_query(connection: sqlite3.Connection, sql: str, timeout: float, max_rows
         return _fetch(connection, sql, max_rows, expires)
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError, OverflowError) as error:
         if denied:
-            raise UnsafeSqlError(denied[0]) from None
+            raise denied[0] from None
         if time.monotonic() > expires:
-            raise ExecutionError(f"ran longer than {timeout:g} s") from None
+            raise QueryTimeoutError(f"ran longer than {timeout:g} s") from None
         raise ExecutionError(str(error) or type(error).__name__) from None
     finally:
         connection.set_progress_handler(None, 0)
@@ -131,19 +131,20 @@ def _fetch(connection: sqlite3.Connection, sql: str, max_rows: int, expires: flo
         cursor.close()
 
 
-def _objection(action: int, first: str | None, second: str | None, database: str | None) -> str | None:
+def _objection(action: int, first: str | None, second: str | None, database: str | None) -> UnsafeSqlError | None:
     """Why SQLite's authorizer callback must deny an action, or None."""
     if action == sqlite3.SQLITE_FUNCTION:
         name = (second or "").lower()
-        return None if name in _ALLOWED_FUNCTIONS else f"function {name} is not allowed"
+        return None if name in _ALLOWED_FUNCTIONS else ForbiddenFunctionError(f"function {name} is not allowed")
     if action not in _ALLOWED_ACTIONS:
-        return f"only SELECT is allowed: SQLite asked for {_ACTION_NAMES.get(action, f'action {action}')}"
+        asked = _ACTION_NAMES.get(action, f"action {action}")
+        return UnsafeSqlError(f"only SELECT is allowed: SQLite asked for {asked}")
     if action == sqlite3.SQLITE_READ:
         name = (first or "").lower()
         if name.startswith(("sqlite_", "pragma_")) or name in _virtual_tables():
-            return f"system table {name} cannot be read"
+            return UnsafeSqlError(f"system table {name} cannot be read")
         if database not in (None, "", "main"):
-            return f"database {database} cannot be read"
+            return UnsafeSqlError(f"database {database} cannot be read")
     return None
 
 

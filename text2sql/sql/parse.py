@@ -25,7 +25,7 @@ _STATEMENTS = frozenset(
     INSERT LOAD MERGE PRAGMA REINDEX RELEASE REPLACE REVOKE ROLLBACK SAVEPOINT SET SHOW TRUNCATE UPDATE USE VACUUM
     """.split()  # noqa: SIM905
 )
-_LEADING = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$)|\()*([A-Za-z_]*)", re.DOTALL)
+_LEADING = re.compile(r"(?:[\s;\ufeff]|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$)|\()*([A-Za-z_]*)", re.DOTALL)
 # Strings, quoted names and comments, in which no character means anything else; then the characters that nest.
 _TOKEN = re.compile(
     r"'(?:[^']|'')*(?:'|$)|\"(?:[^\"]|\"\")*(?:\"|$)|`(?:[^`]|``)*(?:`|$)|\[[^\]]*(?:\]|$)"
@@ -178,7 +178,7 @@ def parse(sql: str) -> exp.Expr:
 
 
 def leading_word(sql: str) -> str:
-    """The first word after blanks, comments and parentheses, in capitals; empty when there is none."""
+    """The first word after what SQLite skips, in capitals: blanks, a BOM, comments, semicolons; parentheses too."""
     match = _LEADING.match(sql)
     return match.group(1).upper() if match else ""
 
