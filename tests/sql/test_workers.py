@@ -23,6 +23,8 @@ def misbehave(item: str) -> str:
         time.sleep(60)
     if item == "memory":
         return str(len(b"x" * (8 << 30)))
+    if item == "raise":
+        raise KeyError(f"{item}\nin two lines")
     if item == "print":
         print("this is no answer")  # noqa: T201
     if item == "write":
@@ -56,13 +58,50 @@ def test_large_items_do_not_block_the_pipes():
 
 
 def test_a_row_that_kills_hangs_or_eats_memory_hurts_no_other():
-    items = ["a", "die", "b", "hang", "c", "memory", "d", "print", "write", "e"]
+    items = ["a", "die", "b", "hang", "c", "memory", "d", "print", "write", "e", "raise", "f"]
     answers = map_rows(f"{HERE}:misbehave", items, 2.0, failed, processes=1)
     died = "the worker process died"
+    unwritten, raised = answers[8], r"raise: KeyError: 'raise\nin two lines'"
+    assert unwritten.startswith(("write: OSError", "write: FileNotFoundError"))
     assert answers == [
-        "a: done", f"die: {died}", "b: done", "hang: took more than 2 s", "c: done", f"memory: {died}", "d: done",
-        "print: done", f"write: {died}", "e: done",
+        "a: done", f"die: {died}", "b: done", "hang: took more than 2 s", "c: done", "memory: MemoryError", "d: done",
+        "print: done", unwritten, "e: done", raised, "f: done",
     ]  # fmt: skip
+
+
+def whose(item: str) -> int:
+    if item == "raise":
+        raise ValueError
+    return os.getpid()
+
+
+def test_an_exception_costs_no_process():
+    answers = map_rows(f"{HERE}:whose", ["a", "raise", "b"], 30, failed, processes=1)
+    assert answers[1] == "raise: ValueError"
+    assert answers[0] == answers[2]
+
+
+def late(item: float) -> float:
+    time.sleep(item)
+    return item
+
+
+def test_only_items_that_take_too_long_are_blamed():
+    """Items that end about when the patrol comes: killed or answered, but never in the place of another."""
+    items = [0.0, 0.7, 0.0, 0.72, 0.0, 0.75, 0.0, 0.8]
+    answers = map_rows(f"{HERE}:late", items, 0.7, lambda _, reason: reason, processes=1)
+    for item, answer in zip(items, answers, strict=True):
+        assert answer == item or (item >= 0.7 and answer == "took more than 0.7 s"), (item, answer)
+
+
+def test_an_error_of_the_caller_leaves_nothing_running():
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    started = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        map_rows(f"{HERE}:late", [0.0, 60.0], 120, never, processes=1, on_done=interrupted)
+    assert time.perf_counter() - started < 20
 
 
 def test_a_worker_that_cannot_start_is_an_error():

@@ -2,7 +2,8 @@
 
 Each worker is a fresh `python -m text2sql.sql.workers module:function`, so it inherits no threads, locks, GPU or
 secrets, starts in a fraction of a second, and can be killed. Items and answers travel as JSON lines over its pipes. An
-item on which a worker dies or exceeds its time gets what `on_failure` makes of it, and a new worker goes on behind it.
+item on which the function raises, or its worker dies or exceeds its time, gets what `on_failure` makes of it; a new
+worker goes on behind a dead one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _CHUNK = 64
 _ITEMS_WORTH_A_PROCESS = 8
 _PATROL_SECONDS = 0.05
 _START_SECONDS = 60.0
+_ERROR_CHARS = 300
 MEMORY_BYTES = 2 << 30
 """Address space of a worker."""
 
@@ -45,7 +47,7 @@ def map_rows(
 
     Args:
         seconds_an_item: after this long on one item its worker is killed.
-        on_failure: the answer for an item whose worker died, given the item and a one-line reason.
+        on_failure: the answer for an item that got none, given the item and a one-line reason.
         on_done: told how many items have been answered since it was last called; called from one thread at a time.
     """
     answers: list[Any] = [None] * len(items)
@@ -98,6 +100,8 @@ class _Worker(threading.Thread):
         self._process: subprocess.Popen[str] | None = None
         self._expires = float("inf")
         self._late = self._stopped = False
+        self._lock = threading.Lock()
+        """Held to look at or to change what the caller's thread shares: the process, its expiry, both flags."""
 
     def run(self) -> None:
         try:
@@ -114,54 +118,64 @@ class _Worker(threading.Thread):
 
     def patrol(self) -> None:
         """Kill the process when its item has taken too long; called from outside."""
-        process = self._process
-        if process is not None and time.monotonic() > self._expires:
-            self._late = True
-            process.kill()
+        with self._lock:
+            if self._process is not None and time.monotonic() > self._expires:
+                self._late, self._expires = True, float("inf")
+                self._process.kill()
 
     def stop(self) -> None:
         """Give up: on an exception in the caller nothing may be left running."""
-        self._stopped = True
-        process = self._process
-        if process is not None and self.is_alive():
-            process.kill()
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
 
     def _work(self, chunk: range) -> None:
         index = chunk.start
         while index < chunk.stop and not self._stopped:
             process = self._process or self._begin()
             assert process.stdin is not None  # noqa: S101 - for the type checker
-            with contextlib.suppress(BrokenPipeError):
-                lines = [json.dumps(self._items[i]) + "\n" for i in range(index, chunk.stop)]
-                feeder = threading.Thread(target=_feed, args=(process, lines), daemon=True)
-                feeder.start()
+            lines = [json.dumps(self._items[i]) + "\n" for i in range(index, chunk.stop)]
+            feeder = threading.Thread(target=_feed, args=(process, lines), daemon=True)
+            feeder.start()
             index = self._collect(process, index, chunk.stop)
             feeder.join()
 
     def _collect(self, process: subprocess.Popen[str], index: int, stop: int) -> int:
         """Read answers up to `stop`, or to where the process died; the index to go on from."""
-        assert process.stdout is not None  # noqa: S101
         while index < stop:
-            self._expires = time.monotonic() + self._seconds
-            line = process.stdout.readline()
-            self._expires = float("inf")
+            line, late = self._read(process, self._seconds)
             if not line.endswith("\n"):
-                late, self._late = self._late, False
                 self._end()
                 if not self._stopped:
                     how = f"took more than {self._seconds:g} s" if late else "the worker process died"
                     self._answered(index, self._on_failure(self._items[index], how))
                 return index + 1
-            self._answered(index, json.loads(line))
+            said = json.loads(line)
+            item = self._items[index]
+            self._answered(index, self._on_failure(item, said["error"]) if "error" in said else said["answer"])
             index += 1
+            if late:  # killed just as it answered: the next item must not be blamed
+                self._end()
+                return index
         return index
+
+    def _read(self, process: subprocess.Popen[str], seconds: float) -> tuple[str, bool]:
+        """A line, cut short where the process died, and whether that was for being late."""
+        assert process.stdout is not None  # noqa: S101
+        with self._lock:
+            self._expires = time.monotonic() + seconds
+        line = process.stdout.readline()
+        with self._lock:
+            late, self._late, self._expires = self._late, False, float("inf")
+        return line, late
 
     def _begin(self) -> subprocess.Popen[str]:
         root = str(Path(__file__).resolve().parents[2])
         keep = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
         environment = {name: os.environ[name] for name in keep if name in os.environ}
         environment |= {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "text2sql.sql.workers", self._function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -169,18 +183,20 @@ class _Worker(threading.Thread):
             text=True,
             encoding="utf-8",
         )
-        assert self._process.stdout is not None  # noqa: S101
-        self._expires = time.monotonic() + _START_SECONDS
-        ready = self._process.stdout.readline()
-        self._expires = float("inf")
-        if ready.strip() != "ready":
-            code = self._process.wait()
+        with self._lock:
+            self._process = process
+            if self._stopped:  # meanwhile
+                process.kill()
+        ready, _ = self._read(process, _START_SECONDS)
+        if ready.strip() != "ready" and not self._stopped:
+            code = process.wait()
             self._end()
             raise RuntimeError(f"a worker for {self._function} did not start (exit code {code}); see its error above")
-        return self._process
+        return process
 
     def _end(self) -> None:
-        process, self._process = self._process, None
+        with self._lock:
+            process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
@@ -211,6 +227,15 @@ def _limit_resources() -> None:
             resource.setrlimit(what, (limit, limit))
 
 
+def _answer(function: Callable[[Any], Any], item: Any) -> str:
+    """A JSON object with the function's `answer`, or with the `error` that it raised."""
+    try:
+        return json.dumps({"answer": function(item)})
+    except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this item alone
+        text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
+        return json.dumps({"error": text if len(text) <= _ERROR_CHARS else text[: _ERROR_CHARS - 1] + "…"})
+
+
 def main() -> None:
     """The worker's side: answer a line for each line, until standard input ends."""
     module, _, name = sys.argv[1].partition(":")
@@ -222,7 +247,7 @@ def main() -> None:
     output.write("ready\n")
     output.flush()
     for line in sys.stdin:
-        output.write(json.dumps(function(json.loads(line))) + "\n")
+        output.write(_answer(function, json.loads(line)) + "\n")
         output.flush()
 
 
