@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import os
+import signal
 import time
+from typing import Any
 
 import pytest
 from datasets import Dataset
 
 from text2sql.config import EvaluationSection
 from text2sql.evaluation.metrics import bleu, rouge_l
-from text2sql.evaluation.score import score_predictions, score_systems
+from text2sql.evaluation.score import _seconds, judge_item, score_predictions, score_systems
 
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
 GOLDS = [
@@ -53,6 +56,27 @@ def test_systems_are_scored_apart():
     assert scores["base"].figures["execution_accuracy"] == 0
     assert scores["base"].figures["valid_sql"] == 0
     assert scores["tuned"] == score_predictions(ROWS, GOLDS, FAST)
+
+
+def judge_or_die(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """In a worker: what a query does that gets past every limit."""
+    if "SELECT 'bomb'" in item["predictions"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return judge_item(item)
+
+
+def test_an_answer_that_kills_the_judge_costs_no_other_system_its_row(monkeypatch):
+    monkeypatch.setattr("text2sql.evaluation.score._JUDGE", f"{__name__}:judge_or_die")
+    base = [GOLDS[0], "SELECT 'bomb'", "SELECT 'bomb'", GOLDS[3]]
+    scores = score_systems(ROWS, {"base": base, "tuned": GOLDS}, FAST)
+    assert [row.executed for row in scores["tuned"].rows] == [True] * 4
+    assert [row.executed for row in scores["base"].rows] == [True, False, False, True]
+    assert scores["base"].rows[1].error == "judging failed: the worker process died"
+
+
+def test_the_time_of_a_row_grows_with_its_databases():
+    few = {"databases": 2, "timeout": 3.0, "predictions": ["a", "b"]}
+    assert _seconds([few, {**few, "databases": 4}]) - _seconds([few]) == 3.0 * 2 * (8 + 2)
 
 
 def test_a_prediction_too_few():

@@ -68,6 +68,19 @@ def test_the_gold_itself_is_exact_and_executed():
     assert (score.exact, score.valid, score.executed, score.vacuous, score.error) == (True, True, True, False, None)
 
 
+def test_a_mistake_of_the_normaliser_credits_nobody(monkeypatch):
+    monkeypatch.setattr("text2sql.evaluation.suite.normalise", lambda *_: "the same for all")
+    wrong = judge(GOLD, "SELECT name FROM singer WHERE age >= 30")
+    assert (wrong.exact, wrong.executed, wrong.valid) == (False, False, True)
+    assert judge(GOLD, "SELECT name FROM singer WHERE 30 < age").exact
+
+
+def test_an_answer_equal_to_a_gold_without_a_defined_result_is_exact():
+    gold = "SELECT s.name FROM singer AS s, concert AS c WHERE s.age > 1 AND c.year > 1 LIMIT 1"
+    other = "SELECT s.name FROM concert AS c, singer AS s WHERE c.year > 1 AND s.age > 1 LIMIT 1"
+    assert judge(gold, other).exact
+
+
 def test_an_invented_column_is_not_valid():
     score = judge(GOLD, "SELECT nmae FROM singer WHERE age > 30")
     assert (score.valid, score.error) == (False, "no such column: nmae")

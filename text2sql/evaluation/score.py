@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from text2sql.config import EvaluationSection
 from text2sql.evaluation.metrics import bleu, rouge_l
-from text2sql.evaluation.suite import judge_row
+from text2sql.evaluation.suite import GOLD_RUNS, judge_row
 from text2sql.evaluation.types import RowScore
 from text2sql.sql.workers import map_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_JUDGE = "text2sql.evaluation.score:judge_item"
 _SHOWN_CHARS = 20_000
 """ROUGE takes the product of two texts' lengths in time: a runaway answer is cut for the text figures."""
 
@@ -52,10 +53,7 @@ def score_systems(
         }
         for i in range(len(golds))
     ]
-    # A row's queries are interrupted at query_timeout each; a worker is killed only where that fails.
-    seconds = 10.0 + 4 * evaluation.query_timeout * (len(columns) + 1)
-    answers = map_rows("text2sql.evaluation.score:judge_item", items, seconds, _not_judged)
-    verdicts = [[RowScore(**row) for row in answer] for answer in answers]
+    verdicts = _verdicts(items)
     return {
         name: Scores(own := [row[i] for row in verdicts], _figures(own, texts, golds))
         for i, (name, texts) in enumerate(predictions.items())
@@ -67,10 +65,30 @@ def judge_item(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [asdict(score) for score in judge_row(**item)]
 
 
-def _not_judged(item: dict[str, Any], reason: str) -> list[dict[str, Any]]:
-    """A row that killed its worker: no prediction is credited, and none can be told from another."""
+def _verdicts(items: list[dict[str, Any]]) -> list[list[RowScore]]:
+    """By row and prediction. Where a row kills its worker, each of its predictions is tried again by itself."""
+    answers = map_rows(_JUDGE, items, _seconds(items), _not_judged)
+    failed = [i for i, answer in enumerate(answers) if answer is None]
+    alone = [{**items[i], "predictions": [text]} for i in failed for text in items[i]["predictions"]]
+    again = iter(map_rows(_JUDGE, alone, _seconds(alone), _not_credited))
+    for i in failed:
+        answers[i] = [next(again)[0] for _ in items[i]["predictions"]]
+    return [[RowScore(**score) for score in answer] for answer in answers]
+
+
+def _seconds(items: list[dict[str, Any]]) -> float:
+    """What a row may take: its queries are interrupted at their timeout, and a worker is killed where that fails."""
+    queries = max((item["databases"] * (GOLD_RUNS + len(item["predictions"])) for item in items), default=0)
+    return 10.0 + queries * max((item["timeout"] for item in items), default=0.0)
+
+
+def _not_judged(_item: dict[str, Any], _reason: str) -> None:
+    """Nothing yet: which of the row's predictions is to blame is not known."""
+
+
+def _not_credited(_item: dict[str, Any], reason: str) -> list[dict[str, Any]]:
     score = RowScore(exact=False, valid=False, executed=False, vacuous=False, error=f"judging failed: {reason}")
-    return [asdict(score)] * len(item["predictions"])
+    return [asdict(score)]
 
 
 def _figures(rows: list[RowScore], predictions: list[str], golds: list[str]) -> dict[str, float]:

@@ -15,7 +15,7 @@ class RowScore:
     """The verdict on one prediction."""
 
     exact: bool
-    """Equal to the gold after normalisation."""
+    """Equal to the gold after normalisation, and giving its results."""
     valid: bool
     """Parses, only reads, and runs on the row's schema."""
     executed: bool
