@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import re
+
 from sqlglot import exp
+from sqlglot.dialects.sqlite import SQLite
 
 from text2sql.errors import ParseError
-from text2sql.sql.hints import column_names, is_quoted_text
+from text2sql.sql.hints import column_names, is_quoted_text, literal
 from text2sql.sql.parse import DIALECT, parse
 from text2sql.sql.schema import Schema, parse_schema
 from text2sql.sql.scopes import Scope, Scopes
 
+_OPERATIONS = (exp.Binary, exp.Unary, exp.Between, exp.In, exp.Is)
 _SORTED_SIDES = (exp.EQ, exp.NEQ, exp.Add, exp.Mul)
 _MIRRORED: dict[type[exp.Expr], type[exp.Binary]] = {exp.GT: exp.LT, exp.GTE: exp.LTE}
+_NEGATED: dict[type[exp.Expr], type[exp.Binary]] = {
+    exp.EQ: exp.NEQ, exp.NEQ: exp.EQ, exp.LT: exp.GTE, exp.GTE: exp.LT, exp.LTE: exp.GT, exp.GT: exp.LTE,
+}  # fmt: skip
+_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
+_KEYWORDS = frozenset(word.lower() for words in SQLite.Tokenizer.KEYWORDS for word in words.split())
+# https://www.sqlite.org/datatype3.html, 3.1: the first that a type's name contains; what contains none is NUMERIC.
+# sqlglot calls BLOB VARBINARY.
+_AFFINITIES = (("INT", "INTEGER"), ("CHAR", "TEXT"), ("CLOB", "TEXT"), ("TEXT", "TEXT"), ("VARBINARY", "BLOB"),
+               ("REAL", "REAL"), ("FLOA", "REAL"), ("DOUB", "REAL"))  # fmt: skip
 
 
 def normalise(sql: str, schema_text: str | None = None) -> str:
     """Canonical text of a query.
 
-    Case, quoting, aliases, redundant parentheses and qualifiers, `!=`, `ASC`, INNER, the order of AND and OR operands,
-    of the sides of =, of IN lists, of GROUP BY and of inner joins do not show in it. The case of strings does. With the
+    Case, quoting, aliases, ordinals, redundant parentheses and qualifiers, `!=`, NOT before a comparison, IN of one
+    literal, `ASC`, INNER, the order of AND and OR operands, of the sides of =, of IN lists, of GROUP BY and of inner
+    joins do not show in it. The case of strings does. With the
     schema, columns are also given the table they belong to, and double-quoted text that names no column is a string.
 
     Raises:
@@ -40,8 +54,9 @@ def _canonical(tree: exp.Expr, schema: Schema | None) -> str:
     for scope in scopes.all:
         _inline_aliases(scope, scopes)
     tree = _rename(tree, Scopes(tree, schema))
+    scopes = Scopes(tree, schema)
     for select in list(tree.find_all(exp.Select)):
-        _drop_aliases(select)
+        _drop_aliases(select, scopes)
         _merge_inner_joins(select)
     tree = _bottom_up(tree)
     return tree.sql(dialect=DIALECT, comments=False)
@@ -79,8 +94,9 @@ def _rename(tree: exp.Expr, scopes: Scopes) -> exp.Expr:
                 same = label == node.name.lower()
                 node.set("alias", None if same else exp.TableAlias(this=exp.to_identifier(label)))
     for identifier in tree.find_all(exp.Identifier):
-        identifier.set("this", identifier.name.lower())
-        identifier.set("quoted", False)
+        name = identifier.name.lower()
+        identifier.set("this", name)
+        identifier.set("quoted", not _PLAIN_NAME.fullmatch(name) or name in _KEYWORDS)
     return tree
 
 
@@ -104,17 +120,25 @@ def _inline_aliases(scope: Scope, scopes: Scopes) -> None:
     order = select.args.get("order")
     for ordered in order.expressions if order else []:
         inner = ordered.this
-        if isinstance(inner, exp.Literal) and not inner.is_string and str(inner.this).isdigit():
-            position = int(inner.this) - 1
-            if 0 <= position < len(select.expressions) and not select.is_star:
-                ordered.set("this", select.expressions[position].unalias().copy())
+        if (meant := _ordinal(inner, select)) is not None:
+            ordered.set("this", meant)
         elif isinstance(inner, exp.Column) and not inner.table and inner.name.lower() in aliases:
             ordered.set("this", aliases[inner.name.lower()].copy())
+    if group := select.args.get("group"):
+        group.set("expressions", [_ordinal(term, select) or term for term in group.expressions])
     for part in (select.args.get("group"), select.args.get("having")):
         for column in list(part.find_all(exp.Column)) if part else []:
             expression = aliases.get(column.name.lower())
             if expression is not None and not column.table and _is_only_alias(column, scopes):
                 column.replace(expression.copy())
+
+
+def _ordinal(term: exp.Expr, select: exp.Select) -> exp.Expr | None:
+    """A copy of what a number in ORDER BY or GROUP BY stands for; None for anything else."""
+    if not isinstance(term, exp.Literal) or term.is_string or not str(term.this).isdigit() or select.is_star:
+        return None
+    position = int(term.this) - 1
+    return select.expressions[position].unalias().copy() if 0 <= position < len(select.expressions) else None
 
 
 def _is_only_alias(column: exp.Column, scopes: Scopes) -> bool:
@@ -124,8 +148,11 @@ def _is_only_alias(column: exp.Column, scopes: Scopes) -> bool:
     return all(table is not None and not table.column(column.name) for table in tables)
 
 
-def _drop_aliases(select: exp.Select) -> None:
-    """Drop column aliases that nothing can see any more: those of derived tables and CTEs stay."""
+def _drop_aliases(select: exp.Select, scopes: Scopes) -> None:
+    """Drop column aliases that nothing can see or uses any more: those of derived tables and CTEs stay.
+
+    Expressions of the SELECT list see no alias, and elsewhere a column of that name comes first.
+    """
     holder = select.parent
     while isinstance(holder, exp.SetOperation | exp.Subquery) and not isinstance(holder.parent, exp.From | exp.Join):
         if isinstance(holder, exp.SetOperation) and holder.args.get("order"):
@@ -134,8 +161,18 @@ def _drop_aliases(select: exp.Select) -> None:
     if isinstance(holder, exp.CTE | exp.From | exp.Join | exp.Subquery):
         return
     aliases = {p.alias for p in select.expressions if isinstance(p, exp.Alias)}
-    if not aliases & {column.name for column in select.find_all(exp.Column) if not column.table}:
+    if not aliases:
+        return
+    listed = {id(column) for p in select.expressions for column in p.find_all(exp.Column)}
+    unlisted = [c for c in select.find_all(exp.Column) if not c.table and c.name in aliases and id(c) not in listed]
+    if all(_is_known(column, scopes) for column in unlisted):
         select.set("expressions", [p.unalias() for p in select.expressions])
+
+
+def _is_known(column: exp.Column, scopes: Scopes) -> bool:
+    """Whether the schema has it, in a table that the query reads there."""
+    found = scopes.resolve(column)
+    return bool(found and found.table and found.table.column(column.name))
 
 
 def _merge_inner_joins(select: exp.Select) -> None:
@@ -182,12 +219,13 @@ def _bottom_up(tree: exp.Expr) -> exp.Expr:
 
 def _rewrite(node: exp.Expr) -> exp.Expr:
     if isinstance(node, exp.Paren):
-        inner = node.this
-        return inner if not isinstance(inner, exp.Binary | exp.Unary | exp.Between | exp.In | exp.Is) else node
+        return node.this if not isinstance(node.this, _OPERATIONS) or _delimits(node.parent) else node
     if isinstance(node, exp.And | exp.Or):
         return _connector(node)
     if isinstance(node, exp.Binary):
         return _binary(node)
+    if (comparison := _as_comparison(node)) is not None:
+        return _binary(comparison)
     if isinstance(node, exp.Not | exp.Neg | exp.Between | exp.In):
         node.set("this", _wrapped(node.this))
     if isinstance(node, exp.Group) or (isinstance(node, exp.In) and node.expressions):
@@ -196,13 +234,37 @@ def _rewrite(node: exp.Expr) -> exp.Expr:
         node.set("desc", True if node.args.get("desc") else None)
     elif isinstance(node, exp.Count) and isinstance(node.this, exp.Literal) and not node.this.is_string:
         node.set("this", exp.Star())
-    elif isinstance(node, exp.Where | exp.Having) and isinstance(node.this, exp.Paren):
-        node.set("this", node.this.this)
+    elif isinstance(node, exp.Cast):
+        node.set("to", exp.DataType(this=exp.DataType.Type.USERDEFINED, kind=_affinity(node.to)))
     return node
+
+
+def _as_comparison(node: exp.Expr) -> exp.Binary | None:
+    """NOT a = b → a <> b, and a IN (1) → a = 1; None for anything else."""
+    if isinstance(node, exp.Not) and type(inner := node.this.unnest()) in _NEGATED:
+        return _NEGATED[type(inner)](this=inner.args["this"], expression=inner.args["expression"])
+    if isinstance(node, exp.In) and len(node.expressions) == 1 and literal(node.expressions[0]) is not None:
+        return exp.EQ(this=node.this, expression=node.expressions[0])
+    return None
+
+
+def _delimits(node: exp.Expr | None) -> bool:
+    """Whether what stands within a node ends at a comma, a bracket or a keyword anyhow."""
+    if isinstance(node, exp.Func):
+        return not isinstance(node, exp.Binary)
+    return isinstance(node, exp.Select | exp.Alias | exp.Ordered | exp.Group | exp.Where | exp.Having | exp.Join)
+
+
+def _affinity(kind: exp.Expr) -> str:
+    """What CAST to a type converts to: SQLite knows five, and sqlglot would write DATE(x) for CAST(x AS DATE)."""
+    name = kind.sql().upper()
+    return next((affinity for part, affinity in _AFFINITIES if part in name), "NUMERIC")
 
 
 def _binary(node: exp.Binary) -> exp.Binary:
     """b > a → a < b, and the sides of what commutes in the order of their text."""
+    if isinstance(node, exp.Escape):  # the end of a LIKE
+        return node
     if type(node) in _MIRRORED:
         node = _MIRRORED[type(node)](this=node.args["expression"], expression=node.args["this"])
     left, right = _wrapped(node.args["this"]), _wrapped(node.args["expression"])
