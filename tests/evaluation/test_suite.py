@@ -92,6 +92,47 @@ def test_an_invented_column_in_double_quotes_is_not_valid_either():
     assert (score.valid, score.error) == (False, "no such column: nmae")
 
 
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "\"contry\" = 'France'",
+        "'France' = \"contry\"",
+        '("aeg") > 30',
+        '"aeg" BETWEEN 20 AND 30',
+        "\"contry\" IN ('France', 'Spain')",
+        "\"contry\" LIKE '%a%'",
+        '"contry" IS NOT NULL',
+        'age > 30 AND NOT "aeg" = 31',
+        '"contry" = "France"',
+        'age > (SELECT AVG("aeg") FROM singer)',
+        'age = (SELECT COUNT(DISTINCT "aeg") FROM singer)',
+        'age = (SELECT MAX(("aeg")) FROM singer)',
+    ],
+)
+def test_nor_is_an_invented_column_in_double_quotes_in_a_condition(condition: str):
+    score = judge(GOLD, f"SELECT name FROM singer WHERE {condition}")
+    assert not score.valid
+    assert str(score.error).startswith("no such column: ")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'country = "France"',
+        '"France" = country',
+        'LOWER(country) = "france"',
+        'country IN ("France", "Spain")',
+        'country BETWEEN "France" AND "Spain"',
+        'country LIKE "%a%"',
+        "REPLACE(country, \"a\", 'b') = 'x'",
+        '(SELECT GROUP_CONCAT(name, ", ") FROM singer) = country',
+        "\"country\" = 'France'",
+    ],
+)
+def test_text_in_double_quotes_is_a_string_opposite_a_column(condition: str):
+    assert judge(GOLD, f"SELECT name FROM singer WHERE {condition}").valid
+
+
 def test_double_quoted_strings_of_the_gold_are_forgiven():
     gold = 'SELECT name FROM singer WHERE country = "France"'
     assert judge(gold, "SELECT name FROM singer WHERE country = 'France'").exact

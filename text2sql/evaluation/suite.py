@@ -18,7 +18,7 @@ from text2sql.evaluation.types import RowScore
 from text2sql.sql.compare import same_result
 from text2sql.sql.database import Database, build_database, fill_database, retyped, turn_database
 from text2sql.sql.execute import Result, run_query
-from text2sql.sql.hints import Hints, column_names, is_quoted_text, read_hints
+from text2sql.sql.hints import Hints, column_names, is_quoted_text, literal, read_hints
 from text2sql.sql.normalise import normalise
 from text2sql.sql.parse import assert_read_only, orders_rows, parse
 from text2sql.sql.schema import Schema, parse_schema
@@ -167,14 +167,31 @@ def _without_suite(context: str, gold: str, prediction: str, timeout: float, rea
 def _refuse_quoted_columns(tree: exp.Expr, schema: Schema) -> None:
     """A misspelt column in double quotes is an error, though SQLite reads it as a string.
 
-    Text in double quotes is let pass where strings belong: as an operand of a comparison or an argument.
+    Text in double quotes is let pass where strings belong: opposite a column, or among several arguments.
 
     Raises:
         ExecutionError: naming the text.
     """
     names = column_names(tree, schema)
     for column in tree.find_all(exp.Column):
-        if is_quoted_text(column, names) and isinstance(
-            column.parent, exp.Select | exp.Alias | exp.Ordered | exp.Group
-        ):
+        if is_quoted_text(column, names) and _stands_for_a_column(column, names):
             raise ExecutionError(f"no such column: {column.name}")
+
+
+def _stands_for_a_column(text: exp.Expr, names: frozenset[str]) -> bool:
+    """Whether a string would make no sense there: selected, sorted or grouped by, aggregated, opposite a literal."""
+    node, parent = text, text.parent
+    while isinstance(parent, exp.Paren | exp.Distinct):
+        node, parent = parent, parent.parent
+    if isinstance(parent, exp.Select | exp.Alias | exp.Ordered | exp.Group | exp.Distinct):
+        return True
+    if isinstance(parent, exp.AggFunc):
+        return node is parent.this
+    if isinstance(parent, exp.Between | exp.In) and node is parent.this:
+        opposite = [parent.args.get("low"), parent.args.get("high"), *parent.expressions]
+    elif isinstance(parent, exp.Binary):
+        opposite = [parent.args["expression"] if node is parent.this else parent.this]
+    else:
+        return False
+    found = [other for other in opposite if other is not None]
+    return bool(found) and all(isinstance(o, exp.Null) or literal(o, names) is not None for o in found)

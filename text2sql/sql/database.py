@@ -15,6 +15,7 @@ from text2sql.sql.values import dates, fresh, numbers, satisfies, texts
 
 _MAX_FILLED_TABLES = 30
 _MAX_ROWS = 120
+_TIED_VALUES = 4
 
 
 class Database(sqlite3.Connection):
@@ -46,11 +47,15 @@ def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hint
 
     Rows that satisfy the query's conditions, rows that miss one of them by a little, and others are mixed; linked
     columns share values. seed % 4 picks the kind: 0 nothing repeats but what is grouped by, so that no other row covers
-    for a near miss; 1 keys unique, with NULLs; 2 keys repeat, with NULLs; 3 keys unique, few distinct values.
+    for a near miss; 1 keys unique, with NULLs; 2 keys repeat, with NULLs; 3 keys unique, few distinct values. In 1 and
+    3 the leading columns of ORDER BY have ties; in 0 no number is just above or below one of the query's.
+
+    Of very many tables, those that the query names are filled, and others up to 30 in all.
     """
     filler = _Filler(schema, literals, seed)
     connection.execute("BEGIN")
-    for table in schema.tables[:_MAX_FILLED_TABLES]:
+    tables = sorted(schema.tables, key=lambda table: table.name.lower() not in literals.tables)
+    for table in tables[:_MAX_FILLED_TABLES]:
         rows = filler.rows(table)
         places = ", ".join("?" * len(table.columns))
         connection.executemany(f"INSERT INTO {quote(table.name)} VALUES ({places})", rows)  # noqa: S608
@@ -105,6 +110,7 @@ class _Filler:
         self._one_to_one = seed % 4 == 0
         self._nulls = 0.08 if seed % 4 in (1, 2) else 0.0
         self._narrow = seed % 4 == 3
+        self._tied = hints.leading if seed % 2 else set()
         self._sizes = sorted({s for n in hints.sizes for s in (n - 1, n, n + 1, n + 2) if s > 0})
         self._groups = _groups(schema, hints)
         self._columns = {(t.name.lower(), c.name.lower()): c for t in schema.tables for c in t.columns}
@@ -161,6 +167,8 @@ class _Filler:
     def _column(self, key: Key, unique: bool, wanted: list[Value | None]) -> list[Value | None]:
         rng = self._rng
         pool, near = self._pool(key)
+        if key in self._tied and not unique:
+            pool, near = pool[:_TIED_VALUES], near[:_TIED_VALUES]
         if unique:
             return self._distinct(pool[: len(wanted) + 2] if key in self._groups else pool, wanted)
         deck = self._deck(key, pool, len(wanted))
@@ -214,6 +222,8 @@ class _Filler:
     def _is_unique(self, key: Key) -> bool:
         if self._columns[key].primary:
             return True
+        if key in self._tied:
+            return False
         if key in self._hints.ordered and self._unique_keys:  # where ties make the answer a matter of luck, it shows
             return True
         if self._one_to_one and key not in self._hints.grouped and not self._hints.conditions.get(key):
@@ -230,9 +240,11 @@ class _Filler:
             number = any(k in self._hints.numeric or self._columns[k].numeric for k in group if k in self._columns)
             temporal = any(k in self._hints.temporal or self._columns[k].temporal for k in group if k in self._columns)
             size = 40 if any(k in self._hints.ordered or self._columns[k].primary for k in group) else 16
-            maker = dates if temporal else numbers if number else texts
             rng = random.Random(self._rng.getrandbits(32) ^ zlib.crc32(".".join(root).encode()))
-            pool, near = maker(rng, conditions, size)
+            if number and not temporal:
+                pool, near = numbers(rng, conditions, size, beside=not self._one_to_one)
+            else:
+                pool, near = (dates if temporal else texts)(rng, conditions, size)
             if number and not temporal:
                 odd = [v for _, v in conditions if isinstance(v, str)]
                 pool, near = list(dict.fromkeys([*odd, *pool])), list(dict.fromkeys([*odd, *near]))

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from sqlglot import exp
 
-from text2sql.sql.schema import Schema
+from text2sql.sql.schema import NUMBER_TYPE, Schema
 from text2sql.sql.scopes import Scopes
 
 Key = tuple[str, str]
@@ -21,6 +21,8 @@ _COMPARISONS: dict[type[exp.Expr], str] = {
 }  # fmt: skip
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _ARITHMETIC = (exp.Sum, exp.Avg, exp.Sub, exp.Add, exp.Mul, exp.Div, exp.Neg, exp.Abs, exp.Round)
+_WRAPPERS = (exp.Lower, exp.Upper, exp.Trim, exp.Cast, exp.Round, exp.Abs, exp.Coalesce, exp.Collate, exp.Substring)
+"""Functions of one column whose result, compared with a literal, says what values the column should have."""
 _TEMPORAL = (exp.TimeToStr, exp.Date, exp.TsOrDsToDate, exp.TsOrDsToTimestamp, exp.DateTrunc)
 _TEMPORAL_NAMES = frozenset({"date", "time", "datetime", "julianday", "strftime", "unixepoch", "timediff"})
 
@@ -39,6 +41,8 @@ class Hints:
     temporal: set[Key] = field(default_factory=set)
     ordered: set[Key] = field(default_factory=set)
     """ORDER BY, MIN or MAX of the column itself: ties would make the answer a matter of luck."""
+    leading: set[Key] = field(default_factory=set)
+    """ORDER BY columns before the last one: without ties in them the last would never count."""
     grouped: set[Key] = field(default_factory=set)
     """GROUP BY columns."""
     determining: set[Key] = field(default_factory=set)
@@ -46,6 +50,8 @@ class Hints:
     sizes: list[int] = field(default_factory=list)
     """Numbers that counts are compared with."""
     limit: int = 0
+    tables: set[str] = field(default_factory=set)
+    """Lower-case names of the tables that the query names."""
 
 
 def read_hints(tree: exp.Expr, schema: Schema) -> Hints:
@@ -58,7 +64,7 @@ def read_hints(tree: exp.Expr, schema: Schema) -> Hints:
 
 def literal(node: exp.Expr | None, names: frozenset[str] | None = None) -> Value | None:
     """The value of a literal; with the names of all columns given, that of "text" which names none of them too."""
-    if isinstance(node, exp.Paren):
+    if isinstance(node, exp.Paren | exp.Collate):
         return literal(node.this, names)
     if isinstance(node, exp.Neg):
         value = literal(node.this)
@@ -124,6 +130,8 @@ class _Reader:
         elif isinstance(node, exp.Limit | exp.Offset):
             value = literal(node.expression)
             self.hints.limit += min(value, 100) if isinstance(value, int) else 0
+        elif isinstance(node, exp.Table):
+            self.hints.tables.add(node.name.lower())
         else:
             self._visit_columns(node)
 
@@ -132,8 +140,12 @@ class _Reader:
             self.hints.numeric.update(self._keys(node.iter_expressions()))
         elif isinstance(node, _TEMPORAL) or (isinstance(node, exp.Anonymous) and node.name.lower() in _TEMPORAL_NAMES):
             self.hints.temporal.update(self._keys(node.iter_expressions()))
+        elif isinstance(node, exp.Cast):
+            if NUMBER_TYPE.search(node.to.sql()) and not node.find(exp.Substring, *_TEMPORAL):
+                self.hints.numeric.update(self._keys([_unwrapped(node.this)[0]]))
         elif isinstance(node, exp.Ordered | exp.Max | exp.Min):
-            self.hints.ordered.update(self._keys([node.this]))
+            last = not isinstance(node.parent, exp.Order) or node is node.parent.expressions[-1]
+            (self.hints.ordered if last else self.hints.leading).update(self._keys([node.this]))
         elif isinstance(node, exp.Group):
             self._group(node)
         elif isinstance(node, exp.Join):
@@ -150,8 +162,11 @@ class _Reader:
                 self.hints.sizes.append(min(max(int(value), 0), 40))
             elif isinstance(inner, exp.Sum | exp.Avg | exp.Min | exp.Max):
                 inner = inner.this
+            inner, part = _unwrapped(inner)
             key = self._key(inner)
-            if key:
+            if key and part is not None:
+                self.hints.conditions.setdefault(key, []).extend(_with_part(part, value))
+            elif key:
                 self.hints.conditions.setdefault(key, []).append((meaning, value))
                 if not isinstance(value, str):
                     self.hints.numeric.add(key)
@@ -204,6 +219,31 @@ class _Reader:
         if table is None or not table.column(node.name):
             return None
         return table.name.lower(), node.name.lower()
+
+
+def _unwrapped(node: exp.Expr | None) -> tuple[exp.Expr | None, exp.Substring | None]:
+    """What stands within functions of a column, and the SUBSTR among them."""
+    part: exp.Substring | None = None
+    node = node.unnest() if node is not None else None
+    while True:
+        if isinstance(node, _WRAPPERS):
+            part = node if isinstance(node, exp.Substring) else part
+            node = node.this.unnest()
+        elif isinstance(node, exp.TimeToStr | exp.TsOrDsToTimestamp | exp.TsOrDsToDate | exp.Date):
+            node = node.this
+        else:
+            return node, part
+
+
+def _with_part(part: exp.Substring, value: Value) -> list[tuple[str, Value]]:
+    """Patterns of texts that have a value, and its neighbours where it is a number, where SUBSTR looks."""
+    start = literal(part.args.get("start"))
+    if not isinstance(start, int):
+        return []
+    before, after = ("_" * min(start - 1, 40), "%") if start > 0 else ("%", "")
+    text = str(value)
+    values = [int(text) + step for step in (0, 1, -1)] if text.isdecimal() and len(text) < 10 else []
+    return [("like", f"{before}{near:0{len(text)}d}{after}") for near in values] or [("like", f"{before}{text}{after}")]
 
 
 def _order(select: exp.Select) -> list[exp.Expr]:

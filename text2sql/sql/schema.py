@@ -17,7 +17,7 @@ MAX_TABLES = 500
 _PLAIN_TABLE = re.compile(r"\s*CREATE\s+TABLE\s+([A-Za-z_]\w*)\s*\(([\w\s,]*)\)\s*", re.IGNORECASE | re.ASCII)
 _PLAIN_COLUMN = re.compile(r"\s*([A-Za-z_]\w*)\s+([A-Za-z]+)\s*", re.ASCII)
 _NOT_PLAIN = frozenset({"PRIMARY", "FOREIGN", "UNIQUE", "CHECK", "CONSTRAINT", "KEY", "INDEX", "LIKE", "EXCLUDE"})
-_NUMBER_TYPE = re.compile(r"INT|REAL|FLOA|DOUB|NUM|DEC|BOOL|SERIAL|MONEY|BIT", re.IGNORECASE)
+NUMBER_TYPE = re.compile(r"INT|REAL|FLOA|DOUB|NUM|DEC|BOOL|SERIAL|MONEY|BIT", re.IGNORECASE)
 _DATE_TYPE = re.compile(r"DATE|TIME", re.IGNORECASE)
 
 
@@ -33,7 +33,7 @@ class Column:
     @property
     def numeric(self) -> bool:
         """Declared with a number type."""
-        return bool(_NUMBER_TYPE.search(self.type))
+        return bool(NUMBER_TYPE.search(self.type))
 
     @property
     def temporal(self) -> bool:

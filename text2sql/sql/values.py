@@ -20,20 +20,28 @@ _DIGITS = re.compile(r"\d+(?!.*\d)")  # the last number of a text
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
-def numbers(rng: random.Random, conditions: Iterable[tuple[str, Value]], size: int) -> tuple[list[Value], list[Value]]:
-    """At least `size` numbers around the literals, and those of them that sit on or beside a literal."""
+def numbers(
+    rng: random.Random, conditions: Iterable[tuple[str, Value]], size: int, beside: bool = True
+) -> tuple[list[Value], list[Value]]:
+    """At least `size` numbers around the literals, and those of them that sit on or near a literal.
+
+    With `beside`, the next numbers above and below a literal are among them. Without, they are left out: else the least
+    number above 30 would be 31 in every database.
+    """
     literals = sorted({value for _, value in conditions if not isinstance(value, str)})
     near: list[Value] = []
+    left_out: set[Value] = set()
     for value in literals:
         step: int | float = 1
         if isinstance(value, float) and not value.is_integer():
             step = 10.0 ** -len(repr(value).rpartition(".")[2]) if "e" not in repr(value) else abs(value) / 10
-        near += [value, _tidy(value - step), _tidy(value + step), _tidy(value + rng.randint(2, 9) * step)]
-        near.append(_tidy(value - rng.randint(2, 9) * step))
+        near += [value, _tidy(value - step), _tidy(value + step)] if beside else [value]
+        near += [_tidy(value + rng.randint(2, 9) * step), _tidy(value - rng.randint(2, 9) * step)]
+        left_out |= set() if beside else {_tidy(value - step), _tidy(value + step)}
     low, high = (int(literals[0]) - size, int(literals[-1]) + size) if literals else (1, 3 * size + 20)
     pool = list(dict.fromkeys(near))
     near = list(pool)
-    taken = set(pool)
+    taken = set(pool) | left_out
     while len(pool) < size:
         value = rng.randint(low, max(high, low + 2 * size))
         if value not in taken:
