@@ -34,7 +34,12 @@ BAD = {
     "an answer that deletes": ({"answer": "DELETE FROM head"}, "not_read_only"),
     "an answer that drops as well": ({"answer": "SELECT age FROM head; DROP TABLE head"}, "not_read_only"),
     "an answer that attaches": ({"answer": "ATTACH 'x.db' AS x"}, "not_read_only"),
-    "an answer that loads an extension": ({"answer": "SELECT load_extension('x')"}, "not_read_only"),
+    "an answer that loads an extension": ({"answer": "SELECT load_extension('x')"}, "function_not_allowed"),
+    "an answer with a harmless function that SQLite lacks": ({"answer": "SELECT year(age) FROM head"}, "does_not_run"),
+    "an answer with a function that is not on the list": (
+        {"answer": "SELECT json_array_length(name) FROM head"},
+        "function_not_allowed",
+    ),
     "an answer that reads the system table": ({"answer": "SELECT sql FROM sqlite_master"}, "not_read_only"),
     "an unknown column": ({"answer": "SELECT height FROM head"}, "does_not_run"),
     "an unknown table": ({"answer": "SELECT age FROM people"}, "does_not_run"),

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection
-from text2sql.errors import DataError, ExecutionError, ParseError, SqlError, UnsafeSqlError
+from text2sql.errors import (
+    DataError,
+    ExecutionError,
+    ForbiddenFunctionError,
+    ParseError,
+    QueryTimeoutError,
+    SqlError,
+    UnsafeSqlError,
+)
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import run_query
 from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, parse
@@ -48,8 +56,8 @@ def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
     """Sort rows into valid and rejected ones, in their order.
 
     Reasons: not_text, empty_field, nul_byte, too_long, duplicate (question, context and answer of an earlier row),
-    context_unparsable, answer_unparsable, not_read_only, does_not_run, timeout. SQLite's reading of "text" as a string
-    is accepted.
+    context_unparsable, answer_unparsable, not_read_only, function_not_allowed, does_not_run, timeout. SQLite's reading
+    of "text" as a string is accepted.
 
     Raises:
         DataError: there are no rows, or none is valid.
@@ -137,10 +145,14 @@ def check_item(item: Sequence[Any]) -> Verdict | None:
             run_query(database, gold, timeout)
         finally:
             database.close()
+    except ForbiddenFunctionError as error:
+        return "function_not_allowed", str(error)
     except UnsafeSqlError as error:
         return "not_read_only", str(error)
+    except QueryTimeoutError as error:
+        return "timeout", str(error)
     except ExecutionError as error:
-        return "timeout" if str(error).startswith("ran longer") else "does_not_run", str(error)
+        return "does_not_run", str(error)
     return None
 
 
