@@ -48,7 +48,7 @@ def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hint
     Rows that satisfy the query's conditions, rows that miss one of them by a little, and others are mixed; linked
     columns share values. seed % 4 picks the kind: 0 nothing repeats but what is grouped by, so that no other row covers
     for a near miss; 1 keys unique, with NULLs; 2 keys repeat, with NULLs; 3 keys unique, few distinct values. In 1 and
-    3 the leading columns of ORDER BY have ties; in 0 no number is just above or below one of the query's.
+    3 the leading columns of ORDER BY have ties. Where seed % 8 is 1, no number is next to one of the query's.
 
     Of very many tables, those that the query names are filled, and others up to 30 in all.
     """
@@ -110,6 +110,7 @@ class _Filler:
         self._one_to_one = seed % 4 == 0
         self._nulls = 0.08 if seed % 4 in (1, 2) else 0.0
         self._narrow = seed % 4 == 3
+        self._beside = seed % 8 != 1
         self._tied = hints.leading if seed % 2 else set()
         self._sizes = sorted({s for n in hints.sizes for s in (n - 1, n, n + 1, n + 2) if s > 0})
         self._groups = _groups(schema, hints)
@@ -242,7 +243,7 @@ class _Filler:
             size = 40 if any(k in self._hints.ordered or self._columns[k].primary for k in group) else 16
             rng = random.Random(self._rng.getrandbits(32) ^ zlib.crc32(".".join(root).encode()))
             if number and not temporal:
-                pool, near = numbers(rng, conditions, size, beside=not self._one_to_one)
+                pool, near = numbers(rng, conditions, size, beside=self._beside)
             else:
                 pool, near = (dates if temporal else texts)(rng, conditions, size)
             if number and not temporal:
