@@ -194,6 +194,8 @@ def test_order_counts_at_top_level_only(sql: str, ordered: bool):
         ("```sql\nSELECT a FROM t;\n```\nIt selects a.", "SELECT a FROM t"),
         ("```\nSELECT a\nFROM t\n```", "SELECT a\nFROM t"),
         ("``` SELECT a FROM t ```", "SELECT a FROM t"),
+        ("Here it is:\n\n```sql\nSELECT a FROM t\n```\n\nIt selects a.", "SELECT a FROM t"),
+        ("SELECT '```sql\nb' FROM t", "SELECT '```sql\nb' FROM t"),
         ("SELECT a FROM t\n```\nIt selects a.", "SELECT a FROM t"),
         ("", ""),
         (";", ""),
@@ -206,7 +208,17 @@ def test_first_statement(text: str, statement: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["'" * 50_001, "[" * 50_000, "`" * 50_000, "/*" * 25_000, "\n \n" * 20_000, "-" * 50_001]
+    "text",
+    [
+        "'" * 50_001,
+        "[" * 50_000,
+        "`" * 50_000,
+        "/*" * 25_000,
+        "\n \n" * 20_000,
+        "-" * 50_001,
+        " " * 50_000 + "x",
+        "``" * 25_000,
+    ],
 )
 def test_first_statement_of_any_text_is_found_quickly(text: str):
     started = time.perf_counter()

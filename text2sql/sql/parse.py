@@ -38,7 +38,7 @@ _STATEMENT_END = re.compile(
     r"|--[^\n]*|/\*(?:[^*]|\*(?!/))*+(?:\*/|(\Z))|;|\n[ \t\r]*\n"
 )
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
-_FENCE = re.compile(r"\s*```[ \t]*\w*[ \t]*(?:\r?\n|(?=SELECT\b|WITH\b)|$)", re.IGNORECASE)
+_FENCE = re.compile(r"```[ \t]*\w*[ \t]*(?:\r?\n|(?=SELECT\b|WITH\b)|$)", re.IGNORECASE)
 _WRITES: tuple[type[exp.Expr], ...] = (
     exp.DML,
     exp.DDL,
@@ -96,13 +96,13 @@ def check_text(sql: str, limit: int = MAX_QUERY_CHARS) -> None:
 
 
 def first_statement(text: str) -> str:
-    """The query that an answer starts with: what comes before a `;`, a blank line or a closing ``` fence.
+    """The query that an answer starts with, or fences in: what comes before a `;`, a blank line or a closing ``` fence.
 
     A base model goes on after its query, and must not be judged on what it says then.
     """
-    if fence := _FENCE.match(text):
-        text = text[fence.end() :]
     text = text.strip()
+    if leading_word(text) not in _READS and (fence := _FENCE.search(text)):
+        text = text[fence.end() :].strip()
     for match in _STATEMENT_END.finditer(text):
         end, token = match.start(), match.group()
         if match.lastindex:  # a quote that nobody closed: what follows it is no part of it beyond a blank line
