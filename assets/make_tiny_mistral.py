@@ -1,7 +1,7 @@
 """Make the embedded base model: a Mistral of some 2 M parameters and its tokenizer, from scratch.
 
 Both learn from nothing but rows of the project's own generator: questions with SQL of profile `base` (a part of the
-constructs, a third of the phrasings) and SQL without questions of profile `reading`, all on tables that profile `full`
+constructs, the plainest phrasings) and SQL without questions of profile `reading`, all on tables that profile `full`
 never draws. The other phrasings, the questions for what was only read, and some constructs altogether are left for
 fine-tuning to teach.
 

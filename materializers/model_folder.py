@@ -38,6 +38,7 @@ def keep(folder: Path, digest: str | None = None) -> ModelFolder:
     digest = digest or sha256_folder(folder)
     place = cache_folder() / digest
     place.parent.mkdir(parents=True, exist_ok=True)
+    _prune(place.parent)
     try:
         folder.rename(place)
     except OSError:  # it is there already (folders are not renamed over full ones)
@@ -73,7 +74,6 @@ class ModelFolderMaterializer(PageMaterializer):
         place = cache_folder() / digest
         if not _is_whole(place, digest):
             shutil.rmtree(place, ignore_errors=True)
-            _prune(cache_folder())
             with new_folder(cache_folder()) as incoming:
                 checksums = receive_folder(f"{self.uri}/files", incoming, link=True)
                 if combined_checksum(checksums) != digest:

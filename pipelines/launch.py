@@ -6,6 +6,7 @@ import errno
 import importlib
 import logging
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from pipelines.stacks import Place, active
 from text2sql.config import Settings
 from text2sql.errors import OutputError, Text2SQLError, TrainingError
 from text2sql.inputs import PROJECT
+from text2sql.results import explain
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 KILLED_EXIT = 143
@@ -68,9 +70,16 @@ def understandable(error: BaseException) -> BaseException:
             return cause
     for cause in seen:
         if isinstance(cause, OSError) and cause.errno in FULL:
+            return explain(cause, cause.filename or "an artifact")
+        if isinstance(cause, sqlite3.OperationalError) and "full" in str(cause):
             return OutputError(
-                f"cannot write {cause.filename or 'an artifact'}: {cause.strerror}; free some space (ZenML's local "
-                "store is shown by `zenml status`), and repeat the command: finished steps are kept"
+                "cannot write to ZenML's local store: the disk is full; free some space (`zenml status` shows where), "
+                "and repeat the command: finished steps are kept"
+            )
+        if type(cause).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for its name
+            return TrainingError(
+                "the GPU's memory ran out; lower training.per_device_train_batch_size (and raise "
+                "gradient_accumulation_steps) or evaluation.batch_size, or set training.gradient_checkpointing to true"
             )
     return error
 

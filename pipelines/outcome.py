@@ -37,6 +37,7 @@ def write_results(finished: Finished, settings: Settings) -> Outcome:
     verdict = finished.load("promote", "verdict")
     history = finished.load("finetune", "training_history")
     facts = _facts(finished)
+    trained = {"Training rows": facts["Splits"]["train"]["rows"], "Optimizer steps": history.figures["steps"]}
     report = render_report(
         evaluation, verdict, history=history.points, facts=facts, examples=settings.evaluation.report_examples
     )
@@ -47,7 +48,7 @@ def write_results(finished: Finished, settings: Settings) -> Outcome:
             "merged_model": finished.load("merge", "merged_model").path,
         },
         texts={
-            "merged_model/README.md": model_card(evaluation, verdict, settings),
+            "merged_model/README.md": model_card(evaluation, verdict, settings, facts=trained),
             "evaluation.json": evaluation.to_json(),
             "report.html": report,
         },
@@ -90,11 +91,12 @@ def show(outcome: Outcome, finished: Finished, settings: Settings) -> None:
 
 
 def _comparison(evaluation: Evaluation) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     from text2sql.evaluation.figures import comparison_table
 
-    table = Table(title=f"{len(evaluation.golds):,} test rows, base {evaluation.model}", title_justify="left")
+    table = Table(title=f"{len(evaluation.golds):,} test rows, base {escape(evaluation.model)}", title_justify="left")
     table.add_column("")
     for column in ("base", "tuned", "difference"):
         table.add_column(column, justify="right")

@@ -23,7 +23,7 @@ def evaluate(merged_model: ModelFolder, splits: DatasetDict, settings: Settings)
     announce("evaluate", f"base and tuned model on {splits['test'].num_rows:,} test rows")
     systems = {
         "base": lambda: load_for_inference(base.name, base.revision, base.trust_remote_code),
-        "tuned": lambda: load_for_inference(merged_model.path),
+        "tuned": lambda: load_for_inference(merged_model.path, trust_remote_code=base.trust_remote_code),
     }
     evaluation = evaluate_systems(splits["test"], systems, settings)
     record({f"{s.name}_{name}": value for s in evaluation.systems for name, value in s.figures.items()})

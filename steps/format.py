@@ -33,9 +33,10 @@ def format_rows(
     table = [{"split": name, **figures} for name, figures in report.to_dict()["splits"].items()]
     over = {f"over_length_{name}": split.over for name, split in report.splits.items()}
     show_table(list(table[0]), [list(row.values()) for row in table])
-    if any(over.values()):
+    if report.splits["train"].over:
         warn(
-            f"{sum(over.values()):,} rows have more than training.max_length = {limit} tokens; training leaves them out"
+            f"{report.splits['train'].over:,} training rows have more than training.max_length = {limit} tokens, and "
+            "will be left out"
         )
     record({"max_length": limit, **{f"rows_{name}": s.rows for name, s in report.splits.items()}, **over})
     return splits, Report("Tokens a row", {"max_length": limit, **over}, table)

@@ -200,23 +200,13 @@ def test_settings_are_frozen():
         Settings().lora.r = 3  # type: ignore[misc]
 
 
-def test_fingerprint_is_stable_and_sees_every_setting():
-    assert Settings().fingerprint() == Settings().fingerprint()
-    assert len(Settings().fingerprint()) == 64
-    changed = {
-        Settings.model_validate(raw).fingerprint()
-        for raw in ({}, {"training": {"seed": 1}}, {"data": {"seed": 1}}, {"gate": {"beats_base": False}})
-    }
-    assert len(changed) == 4
-
-
 def test_keep_resets_what_it_does_not_name(config):
     settings = load_settings(config("training: {seed: 7}\ngate: {beats_base: false}\nname: other"))
     kept = settings.keep("training")
     assert kept.training.seed == 7
     assert kept.gate == Settings().gate
     assert kept.name == Settings().name
-    assert kept.fingerprint() == load_settings(config("training: {seed: 7}")).keep("training").fingerprint()
+    assert kept == load_settings(config("training: {seed: 7}")).keep("training")
     assert Settings.model_validate(kept.model_dump()) == kept, "ZenML stores it as JSON and reads it back"
 
 

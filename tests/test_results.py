@@ -85,7 +85,17 @@ def test_a_full_disk_found_out_while_copying(full_disk: Path, model: Path, monke
     assert list(full_disk.iterdir()) == []
 
 
-def test_a_rename_that_fails_halfway_is_undone(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [(OSError(errno.EIO, "Input/output error"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_a_rename_that_fails_halfway_is_undone(
+    failure: BaseException,
+    raised: type[BaseException],
+    tmp_path: Path,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
     results = tmp_path / "results"
     export(results, {"adapter": model}, {"a.json": "1", "b.json": "1"})
     before = listing(results)
@@ -100,13 +110,13 @@ def test_a_rename_that_fails_halfway_is_undone(tmp_path: Path, model: Path, monk
             and not failures
         ):
             failures.append(self)
-            raise OSError(errno.EIO, "Input/output error")
+            raise failure
         return rename(self, target)
 
     (model / "weights.bin").write_bytes(b"new")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", failing)
-        with pytest.raises(OutputError, match="Input/output error"):
+        with pytest.raises(raised):
             export(results, {"adapter": model}, {"a.json": "2", "b.json": "2"})
     assert listing(results) == before
     assert not list(results.glob(".incoming*"))

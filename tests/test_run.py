@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,9 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path: Path):
         "except SystemExit as end: code = end.code\n"
         "print(json.dumps([code, sorted(sys.modules)]))"
     )
-    started = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert time.process_time() - started < 1
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1, "processor time, not the clock's"
     code, modules = json.loads(done.stdout.splitlines()[-1])
     assert code == 0
     assert "--dry-run" in done.stdout

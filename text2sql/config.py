@@ -5,8 +5,6 @@ The defaults are those of configs/mistral_7b.yaml; text2sql/config_file.py reads
 
 from __future__ import annotations
 
-import hashlib
-import json
 import string
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -23,6 +21,8 @@ from pydantic import (
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Size = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(KB|MB|GB|TB)$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 DEFAULT_PROMPT = """\
@@ -129,7 +129,7 @@ class TrainingSection(Section):
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: about a third slower, several times less memory."""
     packing: bool = False
-    """Put several rows into one sequence, kept apart by position ids (needs FlashAttention)."""
+    """Put several rows into one sequence, kept apart by position ids; pays on GPUs with FlashAttention 2."""
     group_by_length: bool = True
     """Batch rows of like length, which saves padding."""
     optim: str = "auto"
@@ -144,7 +144,7 @@ class TrainingSection(Section):
     """Checkpoints kept."""
     checkpoint_dir: Path = Path(".checkpoints")
     """Where checkpoints live until the run is done; a persistent volume in a cluster."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of initialisation, order and dropout."""
 
 
@@ -153,7 +153,7 @@ class SyntheticSection(Section):
 
     rows: PositiveInt = 8000
     """How many rows."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed and size give the same rows."""
     profile: Literal["full", "base"] = "full"
     """full: every phrasing and construct; base: the part that the embedded base model was trained on."""
@@ -186,7 +186,7 @@ class DataSection(Section):
     """Share of rows for the validation loss."""
     test_ratio: Fraction = 0.1
     """Share of rows, with schemas of their own, that only the evaluation sees."""
-    seed: int = 42
+    seed: Seed = 42
     """Seed of the subset and of the split."""
     query_timeout: Annotated[float, Field(gt=0)] = 2.0
     """Seconds a gold query may run on its own schema before its row is set aside."""
@@ -222,11 +222,11 @@ class MergeSection(Section):
     """dequantized: the weights the adapter was trained on (peft#2105); original: the published 16-bit weights."""
     dtype: Literal["bfloat16", "float16"] = "bfloat16"
     """Data type of the merged weights."""
-    parity_rows: PositiveInt = 16
+    parity_rows: PositiveInt = 64
     """Validation rows that the adapter on its base and the merged model both answer."""
     min_agreement: Fraction = 0.9
     """Share of these answers that must be the same, token for token, or the run fails."""
-    max_shard_size: str = "5GB"
+    max_shard_size: Size = "5GB"
     """Largest safetensors file."""
 
 
@@ -282,6 +282,15 @@ class GateSection(Section):
     bleu: Threshold | None = None
     """Corpus BLEU of the text, 0 to 100."""
 
+    @model_validator(mode="after")
+    def _bounds_within_reach(self) -> Self:
+        for name in ("execution_accuracy", "exact_match", "valid_sql", "rouge_l"):
+            bounds: Threshold | None = getattr(self, name)
+            for bound in (bounds.min, bounds.max) if bounds else ():
+                if bound is not None and not 0 <= bound <= 1:
+                    raise ValueError(f"{name} is a share from 0 to 1, and its bound is {bound:g}")
+        return self
+
 
 class WandbSection(Section):
     """Weights & Biases; WANDB_MODE=offline keeps a run on disk."""
@@ -332,8 +341,3 @@ class Settings(Section):
         A step gets only what it depends on, so that a changed gate does not throw a finished training away.
         """
         return Settings.model_construct(**{name: getattr(self, name) for name in sections})
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the canonical JSON of all settings, as 64 hex digits."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()

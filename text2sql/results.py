@@ -60,10 +60,12 @@ def export(output_dir: Path, folders: Mapping[str, Path], texts: Mapping[str, st
                 (incoming / name).write_text(text, encoding="utf-8")
             names = list(dict.fromkeys([*folders, *(Path(name).parts[0] for name in texts)]))
             _swap(incoming, output_dir, previous, names)
-    except OSError as error:
+    except BaseException as error:
         if not existed:
             shutil.rmtree(output_dir, ignore_errors=True)
-        raise explain(error, output_dir) from error
+        if isinstance(error, OSError):
+            raise explain(error, output_dir) from error
+        raise
     return [output_dir / name for name in names]
 
 
@@ -111,7 +113,7 @@ def _swap(incoming: Path, output_dir: Path, previous: Path, names: list[str]) ->
                 undo.append((previous / name, place))
             (incoming / name).rename(place)
             undo.append((place, incoming / name))
-    except OSError:
+    except BaseException:  # Ctrl-C too must not leave half of the old and half of the new
         for now, before in reversed(undo):
             with suppress(OSError):  # one that stays behind must not keep the others from going back
                 now.rename(before)

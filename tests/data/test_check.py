@@ -116,7 +116,7 @@ def test_the_generators_rows_are_valid():
 
 
 def test_a_value_that_the_loader_could_not_read_as_text_is_named():
-    rows = [{**GOOD, "problem": ""}, {**GOOD, "question": None, "problem": "question is int 7, not text"}]
+    rows = [{**GOOD, "__problem__": ""}, {**GOOD, "question": None, "__problem__": "question is int 7, not text"}]
     checked = check_rows(Dataset.from_list(rows), DATA)
     assert checked.valid[:] == {name: [value] for name, value in GOOD.items()}
     assert [(row["reason"], row["detail"]) for row in checked.rejected] == [("not_text", "question is int 7, not text")]

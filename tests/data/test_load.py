@@ -16,7 +16,7 @@ ROWS = [
     }
     for n in range(20)
 ]
-COLUMNS = ["question", "context", "answer", "construct", "row_id", "problem"]
+COLUMNS = ["question", "context", "answer", "construct", "row_id", "__problem__"]
 
 
 def section(path, **more):
@@ -46,7 +46,7 @@ def test_every_format_gives_the_same_rows(tmp_path, ending):
     assert loaded.column_names == COLUMNS
     assert [{name: row[name] for name in ROWS[0]} for row in loaded] == ROWS
     assert loaded["row_id"] == list(range(20))
-    assert set(loaded["problem"]) == {""}
+    assert set(loaded["__problem__"]) == {""}
 
 
 def test_columns_by_other_names(tmp_path):
@@ -71,22 +71,22 @@ def test_values_that_are_no_text_are_set_to_null_and_named(tmp_path):
     rows = [*ROWS[:2], {"question": 7, "context": ["x"], "answer": "SELECT 1"}, {"question": None, "answer": "x"}]
     loaded = load_rows(section(write(tmp_path / "rows.jsonl", rows)))
     assert loaded[2]["question"] is None
-    assert loaded[2]["problem"] == 'question is int 7, not text; context is list ["x"], not text'
+    assert loaded[2]["__problem__"] == 'question is int 7, not text; context is list ["x"], not text'
     assert loaded[3]["context"] is None
-    assert loaded[0]["problem"] == ""
+    assert loaded[0]["__problem__"] == ""
 
 
 def test_a_column_of_numbers_is_no_text(tmp_path):
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"question": [1, 2], "context": ["a", "b"], "answer": ["c", "d"]}), path)
-    assert load_rows(section(path))["problem"] == ["question is of type int64, not text"] * 2
+    assert load_rows(section(path))["__problem__"] == ["question is of type int64, not text"] * 2
 
 
 def test_csv_cells_stay_text(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text('question,context,answer\n007,"a\nb",NULL\n')
     assert load_rows(section(path))[0] | {"row_id": 0} == {
-        "question": "007", "context": "a\nb", "answer": "NULL", "construct": "", "row_id": 0, "problem": "",
+        "question": "007", "context": "a\nb", "answer": "NULL", "construct": "", "row_id": 0, "__problem__": "",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from tests.training_fixtures import made_up_rows, tiny_settings
 from text2sql.config import Settings
-from text2sql.errors import OutputError
+from text2sql.errors import OutputError, TrainingError
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, is_complete, writing
 
 
@@ -95,3 +95,11 @@ def test_sigterm_is_noted_and_the_old_handler_returns() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_two_runs_do_not_train_the_same_at_once(tmp_path: Path) -> None:
+    first, second = (CheckpointStore(tmp_path / "run", keep=2) for _ in range(2))
+    with first.locked(), pytest.raises(TrainingError, match="another run is training just this"), second.locked():
+        pass
+    with second.locked():
+        pass

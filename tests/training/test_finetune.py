@@ -229,7 +229,7 @@ def test_a_killed_run_goes_on_from_its_last_complete_checkpoint(
     settings = tiny_settings(tiny_model, tmp_path)
     killed_run(settings, tmp_path, step=10)
     [run] = (tmp_path / "checkpoints").iterdir()
-    assert sorted(path.name for path in run.iterdir()) == ["checkpoint-4", "checkpoint-8"]
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
     (run / "checkpoint-8" / "optimizer.pt").write_bytes(b"")
     resumed = finetune(splits(), settings)
     assert (resumed.resumed_from, resumed.steps) == (4, trained.steps)
@@ -241,7 +241,6 @@ def test_a_killed_run_goes_on_from_its_last_complete_checkpoint(
 
 def test_sigterm_saves_and_the_same_call_goes_on(trained: TrainedAdapter, tiny_model: Path, tmp_path: Path) -> None:
     settings = tiny_settings(tiny_model, tmp_path, training={"save_steps": 100})
-    reference = tiny_settings(tiny_model, tmp_path)
 
     def stop(found: dict[str, float]) -> None:
         if found["step"] == 6:
@@ -252,7 +251,6 @@ def test_sigterm_saves_and_the_same_call_goes_on(trained: TrainedAdapter, tiny_m
     resumed = finetune(splits(), settings)
     assert (resumed.resumed_from, resumed.steps) == (7, 12)
     assert losses(resumed)[12] == pytest.approx(losses(trained)[12], rel=1e-3)
-    assert reference.training.seed == settings.training.seed
 
 
 def test_a_run_killed_after_its_last_step_takes_no_more(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection
+from text2sql.data.load import PROBLEM
 from text2sql.errors import (
     DataError,
     ExecutionError,
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FIELDS = ("question", "context", "answer")
-PROBLEM = "problem"
-"""The column in which text2sql.data.load says which values of a row were no text (they are null)."""
 _MAX_CHARS = {"question": 20_000, "context": MAX_CONTEXT_CHARS, "answer": MAX_QUERY_CHARS}
 _BAR_FROM = 20_000
 """Rows from which a progress bar is worth its lines."""

@@ -1,13 +1,13 @@
 """Rows in: from the hub, from a local file, or from the built-in generator, always in the same columns.
 
-| column    | type | what                                                                              |
-|-----------|------|-----------------------------------------------------------------------------------|
-| question  | text | in plain language                                                                 |
-| context   | text | CREATE TABLE statements                                                           |
-| answer    | text | gold SQL                                                                          |
-| construct | text | the generator's label, "" elsewhere                                               |
-| row_id    | int  | position in the source                                                            |
-| problem   | text | why a value could not be read as text ("" when all could); its column is then null |
+| column      | type | what                                                                              |
+|-------------|------|-----------------------------------------------------------------------------------|
+| question    | text | in plain language                                                                 |
+| context     | text | CREATE TABLE statements                                                           |
+| answer      | text | gold SQL                                                                          |
+| construct   | text | the generator's label, "" elsewhere                                               |
+| row_id      | int  | position in the source                                                            |
+| __problem__ | text | why a value could not be read as text ("" when all could); its column is then null |
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from text2sql.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
+
+PROBLEM = "__problem__"
+"""Internal; text2sql.data.check reads it and takes it away. No source calls a column so."""
 
 SYNTHETIC = "synthetic"
 """The `data.dataset_name` of the built-in generator."""
@@ -154,13 +157,13 @@ def _read_lines(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _table_of(rows: list[Mapping[str, Any]]) -> pa.Table:
-    """Rows of any types as a table; a value that is no text becomes null, and `problem` says what it was."""
+    """Rows of any types as a table; a value that is no text becomes null, and PROBLEM says what it was."""
     import pyarrow as pa
 
     names = dict.fromkeys(name for row in rows for name in row)
     problems = ["; ".join(_problems(row)) for row in rows]
     columns = {name: [v if isinstance(v := row.get(name), str) else None for row in rows] for name in names}
-    return pa.table({**columns, "problem": problems})
+    return pa.table({**columns, PROBLEM: problems})
 
 
 def _problems(row: Mapping[str, Any]) -> Iterable[str]:
@@ -170,19 +173,20 @@ def _problems(row: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _read_hub(data: DataSection) -> pa.Table:
-    """The train split of a data set of the hub, or its only split."""
-    import requests
+    """The train split of a data set of the hub, or all of its splits when none has that name."""
+    import httpx
     from datasets import concatenate_datasets, load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
         splits = load_dataset(data.dataset_name, revision=data.dataset_revision)
-    except (DatasetsError, OSError, ValueError, requests.RequestException) as error:
+    except (DatasetsError, OSError, ValueError, httpx.HTTPError) as error:
         raise DataError(
             f"data.dataset_name = {data.dataset_name!r} cannot be loaded ({_first_line(error)}); check name and "
             f"network, set data.path to a local file, or data.dataset_name to {SYNTHETIC}"
         ) from None
-    return concatenate_datasets([splits[name] for name in splits]).flatten_indices().data.table
+    chosen = ["train"] if "train" in splits else list(splits)
+    return concatenate_datasets([splits[name] for name in chosen]).flatten_indices().data.table
 
 
 def _canonical(table: pa.Table, data: DataSection, source: str) -> pa.Table:
@@ -199,7 +203,7 @@ def _canonical(table: pa.Table, data: DataSection, source: str) -> pa.Table:
             "set data.question_column, data.context_column and data.answer_column"
         )
     empty = pa.array([""] * table.num_rows)
-    problem = table["problem"] if "problem" in table.column_names else empty
+    problem = table[PROBLEM] if PROBLEM in table.column_names else empty
     columns: dict[str, Any] = {}
     for name, given in wanted.items():
         column = table[given]
@@ -207,9 +211,10 @@ def _canonical(table: pa.Table, data: DataSection, source: str) -> pa.Table:
             problem = pa.array([f"{given} is of type {column.type}, not text"] * table.num_rows)
             column = pa.nulls(table.num_rows)
         columns[name] = column.cast(pa.string())
-    construct = table["construct"].cast(pa.string()) if "construct" in table.column_names else empty
+    labelled = "construct" in table.column_names and _is_text(table["construct"].type)
+    construct = table["construct"].cast(pa.string()).fill_null("") if labelled else empty
     row_id = pa.array(range(table.num_rows), pa.int64())
-    return pa.table({**columns, "construct": construct, "row_id": row_id, "problem": problem})
+    return pa.table({**columns, "construct": construct, "row_id": row_id, PROBLEM: problem})
 
 
 def _is_text(kind: pa.DataType) -> bool:

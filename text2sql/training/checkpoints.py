@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -21,16 +22,19 @@ from types import FrameType
 from typing import Any
 
 from text2sql.config import Settings
-from text2sql.errors import OutputError
+from text2sql.errors import OutputError, TrainingError
 
 MARKER = "complete.json"
+LOCK = ".lock"
 PREFIX = "checkpoint-"
 NOT_IN_FINGERPRINT = {"checkpoint_dir", "save_total_limit"}
 
 
 def fingerprint(settings: Settings, rows: Iterable[dict[str, str]]) -> str:
-    """16 hex digits over model, LoRA and training settings and over the prompt and completion of every row."""
+    """16 hex digits over model, LoRA and training settings, the training code, and the text of every row."""
     digest = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):  # other code would not have got where the checkpoint is
+        digest.update(source.read_bytes())
     sections: dict[str, Any] = {
         "model": settings.model.model_dump(mode="json"),
         "lora": settings.lora.model_dump(mode="json"),
@@ -58,6 +62,23 @@ class CheckpointStore:
         self.keep = keep
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training the same; the lock is gone with the process, however that ends.
+
+        Raises:
+            TrainingError: another process holds it.
+        """
+        with (self.folder / LOCK).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(
+                    f"another run is training just this in {self.folder}; wait for it, or set another "
+                    "training.checkpoint_dir"
+                ) from None
+            yield
 
     def last_complete(self) -> Path | None:
         """The newest complete checkpoint; incomplete ones are deleted on the way."""
@@ -89,6 +110,7 @@ class CheckpointStore:
         """Delete every checkpoint, and the folder if nothing else is in it."""
         for path in self._checkpoints():
             shutil.rmtree(path, ignore_errors=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 

@@ -86,7 +86,7 @@ def finetune(
     run = fingerprint(settings, (row for name in ("train", "validation") for row in _texts(splits, name)))
     store = CheckpointStore(training.checkpoint_dir / run, training.save_total_limit)
     base = load_base(settings.model, training, tokenizer)
-    with StopRequest() as stop, quiet():
+    with store.locked(), StopRequest() as stop, quiet():
         model = with_adapter(base, settings.lora, training)
         trainer = build_trainer(
             model, tokenizer, train, validation, settings, optimizer, store, stop=stop, report=report_metrics
@@ -95,9 +95,9 @@ def finetune(
             torch.cuda.reset_peak_memory_stats()
         with _tracking(settings):
             resumed_from = _train(trainer, store, stop)
-    path = output or store.folder / "adapter"
-    _write(trainer, tokenizer, path)
-    store.clear()
+        path = output or store.folder / "adapter"
+        _write(trainer, tokenizer, path)
+        store.clear()
     return TrainedAdapter(
         path=path,
         history=history(trainer.state.log_history),
@@ -264,9 +264,14 @@ def _tracking(settings: Settings) -> Iterator[None]:
 
     ours = wandb.run is None
     if ours:
-        wandb.init(
-            project=settings.wandb.project, name=settings.wandb.run_name, config=settings.model_dump(mode="json")
-        )
+        config = settings.model_dump(mode="json", include={"model", "lora", "training"})
+        try:
+            wandb.init(project=settings.wandb.project, name=settings.wandb.run_name, config=config)
+        except wandb.errors.Error as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TrainingError(
+                f"W&B cannot start ({reason}); run `wandb login`, set WANDB_MODE=offline, or wandb.enabled to false"
+            ) from error
     try:
         yield
     finally:

@@ -22,15 +22,13 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from text2sql.config import ModelSection, Settings
+from text2sql.config import EvaluationSection, ModelSection, Settings
 from text2sql.data.files import new_folder
 from text2sql.data.prompt import encode_rows
 from text2sql.errors import ModelError, ParityError
 from text2sql.training.checkpoints import writing
 from text2sql.training.decoding import completion_logits, generate_tokens
 from text2sql.training.model import DTYPES, load_base, load_for_inference, load_tokenizer, quiet, training_device
-
-PARITY_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -210,21 +208,22 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _adapter_answers(adapter: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Answers:
-    return answers_of(load_adapter(adapter, settings, tokenizer), tokenizer, rows, settings.evaluation.max_new_tokens)
+    return answers_of(load_adapter(adapter, settings, tokenizer), tokenizer, rows, settings.evaluation)
 
 
 def _merged_answers(folder: Path, settings: Settings, rows: Dataset) -> Answers:
     model, tokenizer = load_for_inference(folder, trust_remote_code=settings.model.trust_remote_code)
-    return answers_of(model, tokenizer, rows, settings.evaluation.max_new_tokens)
+    return answers_of(model, tokenizer, rows, settings.evaluation)
 
 
-def answers_of(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset, max_new_tokens: int) -> Answers:
+def answers_of(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset, evaluation: EvaluationSection) -> Answers:
     """Greedy answers to the rows' prompts, and the logits over their completions."""
     prompts = rows["prompt"][:]
-    tokens = generate_tokens(model, tokenizer, prompts, max_new_tokens, PARITY_BATCH, label="comparing")
+    batch, limit = evaluation.batch_size, evaluation.max_new_tokens
+    tokens = generate_tokens(model, tokenizer, prompts, limit, batch, label="comparing")
     encoded = encode_rows(tokenizer, prompts, rows["completion"][:])
     pad = int(tokenizer.pad_token_id)
-    logits = [found.cpu() for _, found, _ in completion_logits(model, encoded, pad, PARITY_BATCH)]
+    logits = [found.cpu() for _, found, _ in completion_logits(model, encoded, pad, batch)]
     return Answers(tokens, torch.cat(logits))
 
 

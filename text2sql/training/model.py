@@ -115,7 +115,7 @@ def load_base(
     if model.quantization_bits != 16:
         options["quantization_config"] = quantization(model, precision, device)
     if training.packing and device.type == "cuda":
-        options["attn_implementation"] = _packing_attention()
+        options["attn_implementation"] = _packing_attention(precision)
     check_folder(model)
     base = _load(
         model.name,
@@ -193,11 +193,15 @@ def quantization(model: ModelSection, precision: Precision, device: torch.device
     )
 
 
-def _packing_attention() -> str:
-    """FlashAttention keeps packed rows apart without paying for the square of the whole sequence; SDPA masks it."""
+def _packing_attention(precision: str) -> str:
+    """FlashAttention keeps packed rows apart without paying for the square of the whole sequence; SDPA masks it.
+
+    It wants Ampere or newer and 16 bits.
+    """
     from transformers.utils.import_utils import is_flash_attn_2_available
 
-    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+    able = precision != "fp32" and torch.cuda.get_device_capability() >= (8, 0)
+    return "flash_attention_2" if able and is_flash_attn_2_available() else "sdpa"
 
 
 def _load(name: str, tokenizer: PreTrainedTokenizerBase | None, **options: Any) -> PreTrainedModel:

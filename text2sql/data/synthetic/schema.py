@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from dataclasses import dataclass
 
 from text2sql.data.synthetic.catalogue import Entity, Kind, entities
@@ -57,6 +58,10 @@ def for_base(signature: str) -> bool:
     return hashlib.sha256(signature.encode()).digest()[0] % BASE_SHARE == 0
 
 
+TRIES = 40
+"""Draws of a table before its entity is called exhausted; what keeps the cost a row flat at any size."""
+
+
 class Schemas:
     """Databases no two of which share a table, so that a split by schema can always be made.
 
@@ -67,6 +72,7 @@ class Schemas:
         self._rng = rng
         self._base = profile != "full"
         self._seen: set[str] = set()
+        self._number: Counter[str] = Counter()
         self._roots = list(entities().values())
         self._children = {name: [e for e in self._roots if e.parent == name] for name in entities()}
 
@@ -91,12 +97,15 @@ class Schemas:
                 return chain
 
     def _table(self, entity: Entity, keys: tuple[str, ...], tables: int) -> Table:
-        for attempt in range(10_000):
-            table = self._try(entity, keys, tables, suffix=f"_{attempt // 100}" if attempt >= 100 else "")
-            if table.signature not in self._seen and for_base(table.signature) == self._base:
-                self._seen.add(table.signature)
-                return table
-        raise RuntimeError(f"no unused table is left for {entity.name!r} among 10,000 drawn")
+        """A table that was not drawn before; an entity whose tables run out goes on with a number behind its name."""
+        while True:
+            number = self._number[entity.name]
+            for _ in range(TRIES):
+                table = self._try(entity, keys, tables, suffix=f"_{number}" if number else "")
+                if table.signature not in self._seen and for_base(table.signature) == self._base:
+                    self._seen.add(table.signature)
+                    return table
+            self._number[entity.name] += 1
 
     def _try(self, entity: Entity, keys: tuple[str, ...], tables: int, suffix: str) -> Table:
         rng = self._rng
