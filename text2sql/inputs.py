@@ -7,11 +7,12 @@ the same name is never answered with old results.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from text2sql.config import DataSection, ModelSection, Settings
 from text2sql.data.files import sha256_file, sha256_folder
-from text2sql.errors import DataError, ModelError
+from text2sql.errors import DataError, ModelError, Text2SQLError
 
 PROJECT = Path(__file__).parents[1]
 """Shipped configs name shipped files relative to it, so that they work from any folder."""
@@ -47,15 +48,7 @@ def _resolve_data(data: DataSection) -> DataSection:
         )
     if not path.is_file():
         raise DataError(f"data.path = {str(data.path)!r} is a folder; name one .json, .jsonl, .csv or .parquet file")
-    try:
-        digest = sha256_file(path)
-    except OSError as error:
-        raise DataError(f"data.path = {str(data.path)!r} cannot be read: {error.strerror}; check its rights") from error
-    if data.sha256 not in (None, digest):
-        raise DataError(
-            f"data.path = {str(data.path)!r} has SHA-256 {digest}, and data.sha256 asks for {data.sha256}; "
-            "restore the file, or leave data.sha256 out to accept it"
-        )
+    digest = _checksum(lambda: sha256_file(path), f"data.path = {str(data.path)!r}", "data", data.sha256, DataError)
     return data.model_copy(update={"path": path, "sha256": digest})
 
 
@@ -69,16 +62,24 @@ def _resolve_model(model: ModelSection) -> ModelSection:
         raise ModelError(
             f"model.name = {model.name!r} holds no config.json; name the folder that save_pretrained wrote"
         )
-    try:
-        digest = sha256_folder(folder)
-    except OSError as error:
-        raise ModelError(f"model.name = {model.name!r} cannot be read: {error.strerror}; check its rights") from error
-    if model.sha256 not in (None, digest):
-        raise ModelError(
-            f"model.name = {model.name!r} has SHA-256 {digest}, and model.sha256 asks for {model.sha256}; "
-            "restore the folder, or leave model.sha256 out to accept it"
-        )
+    digest = _checksum(lambda: sha256_folder(folder), f"model.name = {model.name!r}", "model", model.sha256, ModelError)
     return model.model_copy(update={"name": str(folder), "sha256": digest})
+
+
+def _checksum(
+    compute: Callable[[], str], what: str, section: str, wanted: str | None, error: type[Text2SQLError]
+) -> str:
+    """The checksum of an input, refused with `error` when it cannot be read or is not the one that is wanted."""
+    try:
+        digest = compute()
+    except OSError as failure:
+        raise error(f"{what} cannot be read: {failure.strerror}; check its rights") from failure
+    if wanted not in (None, digest):
+        raise error(
+            f"{what} has SHA-256 {digest}, and {section}.sha256 asks for {wanted}; restore it, or leave "
+            f"{section}.sha256 out to accept it"
+        )
+    return digest
 
 
 def _is_local(name: str) -> bool:
