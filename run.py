@@ -66,7 +66,7 @@ def main(
 def run(pipeline: str, config: Path, overrides: list[str], stack: str | None, cache: bool, dry_run: bool) -> int:
     """Run, show the outcome, and return the exit code."""
     from text2sql.config_file import load_settings
-    from text2sql.inputs import resolve_inputs
+    from text2sql.inputs import check_reachable, resolve_inputs
     from text2sql.results import check_writable
 
     started = time.monotonic()
@@ -84,6 +84,9 @@ def run(pipeline: str, config: Path, overrides: list[str], stack: str | None, ca
     if dry_run:
         show_plan(pipeline, PIPELINES[pipeline].steps, settings, place)
         return 0
+
+    if place.is_here:
+        check_reachable(settings.model)
 
     from pipelines.launch import launch
 

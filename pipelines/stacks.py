@@ -51,6 +51,11 @@ class Place:
     plan: StackPlan
     stack_id: str | None = None
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the steps run on this machine."""
+        return self.orchestrator.startswith("local")
+
     def of(self, step: str) -> StepPlace:
         """Where and how one step runs."""
         return self.plan.steps.get(step, StepPlace())

@@ -10,7 +10,7 @@ import pytest
 from text2sql.config import Settings
 from text2sql.data.files import sha256_folder
 from text2sql.errors import DataError, ModelError
-from text2sql.inputs import PROJECT, resolve_inputs
+from text2sql.inputs import PROJECT, check_reachable, resolve_inputs
 
 
 @pytest.fixture
@@ -90,3 +90,11 @@ def test_a_settings_part_is_valid_by_itself():
             kept = whole.keep(part)
             assert Settings(**kept.model_dump()) == kept
             assert getattr(kept, part) == getattr(whole, part)
+
+
+def test_a_folder_needs_no_hub_and_a_hub_model_is_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr("text2sql.inputs.check_on_hub", lambda *wanted: asked.append(wanted))
+    check_reachable(settings(model={"name": "models/tiny"}).model)
+    check_reachable(settings(model={"name": "owner/name", "revision": "abc"}).model)
+    assert asked == [("owner/name", "abc")]

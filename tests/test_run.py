@@ -118,6 +118,17 @@ def test_a_dry_run_on_a_stack_with_the_store_in_use(command: Any, zenml_home: Pa
     assert zenml_client.list_pipeline_runs().total == runs
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ZenML's client
+def test_a_hub_model_out_of_reach_is_found_before_a_run_exists(command: Any, zenml_home: Path, zenml_client: Any):
+    runs = zenml_client.list_pipeline_runs().total
+    home = {"ZENML_CONFIG_PATH": str(zenml_home / "config"), "HF_HUB_OFFLINE": "1"}
+    done = command("--pipeline", "train", "--set", "model.name=nobody/no-such-model", **home)
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: cannot load model 'nobody/no-such-model': HF_HUB_OFFLINE is set")
+    assert zenml_client.list_pipeline_runs().total == runs
+
+
 def test_the_listed_steps_are_those_of_the_pipeline(zenml_client: Any, tiny_model: Path, tmp_path: Path):
     from pipelines import PIPELINES
     from pipelines.train import train

@@ -13,6 +13,7 @@ from pathlib import Path
 from text2sql.config import DataSection, ModelSection, Settings
 from text2sql.data.files import sha256_file, sha256_folder
 from text2sql.errors import DataError, ModelError, Text2SQLError
+from text2sql.hub import check_on_hub
 
 PROJECT = Path(__file__).parents[1]
 """Shipped configs name shipped files relative to it, so that they work from any folder."""
@@ -27,6 +28,16 @@ def resolve_inputs(settings: Settings) -> Settings:
     """
     data, model = _resolve_data(settings.data), _resolve_model(settings.model)
     return settings.model_copy(update={"data": data, "model": model})
+
+
+def check_reachable(model: ModelSection) -> None:
+    """Ask the hub for a model that is no folder here.
+
+    Raises:
+        ModelError: neither the hub nor its cache on this machine gives it.
+    """
+    if not _is_local(model.name):
+        check_on_hub(model.name, model.revision)
 
 
 def _locate(path: Path) -> Path | None:

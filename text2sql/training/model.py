@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from text2sql.config import ModelSection, TrainingSection
 from text2sql.errors import ModelError
+from text2sql.hub import remedy
 
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[str, torch.dtype] = {
@@ -258,15 +259,7 @@ def _remedy(name: str, reason: str) -> str:
         near = difflib.get_close_matches(folder.name, _folders(folder.parent), n=1)
         hint = f"; did you mean {folder.parent / near[0]}?" if near else ""
         return f"there is no such folder{hint}; set model.name to a local folder or to a model of the hub"
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return (
-            "HF_HUB_OFFLINE is set and the model is not in the local cache; unset HF_HUB_OFFLINE, download it first "
-            f"(hf download {name}), or set model.name to a local folder"
-        )
-    return (
-        "the hub does not give it; check the name and model.revision, the network, and for a gated model HF_TOKEN, "
-        f"or download it elsewhere (hf download {name}) and set model.name to that folder"
-    )
+    return remedy(name)
 
 
 def _folders(parent: Path = Path()) -> list[str]:
