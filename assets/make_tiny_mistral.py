@@ -1,9 +1,9 @@
 """Make the embedded base model: a Mistral of some 2 M parameters and its tokenizer, from scratch.
 
-Both learn from nothing but rows of the project's own generator: questions with SQL of profile `base` (a part of the
-constructs, the plainest phrasings) and SQL without questions of profile `reading`, all on tables that profile `full`
-never draws. The other phrasings, the questions for what was only read, and some constructs altogether are left for
-fine-tuning to teach.
+Both learn from nothing but rows of the project's own generator, on tables that profile `full` never draws: questions
+with SQL of profile `base` (a part of the constructs, the plainest phrasings), and as reading, of profile `reading`, the
+other phrasings without their SQL and some SQL without its question. What those phrasings mean, and some constructs
+altogether, are left for fine-tuning to teach.
 
     PYTHONPATH=. python assets/make_tiny_mistral.py
 
@@ -102,7 +102,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Batch]:
         seed += 1
         prompts = tokenizer([TEMPLATE.format(**row) for row in rows])["input_ids"]
         answers = tokenizer([row["answer"] for row in rows], add_special_tokens=False)["input_ids"]
-        pairs = [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(prompts, answers, strict=True)]
+        end = [tokenizer.eos_token_id]
+        pairs = [(prompt, answer + end if answer else []) for prompt, answer in zip(prompts, answers, strict=True)]
         pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]) + rng.random() * 4)
         chunks: list[list[tuple[list[int], list[int]]]] = [[]]
         for pair in pairs:

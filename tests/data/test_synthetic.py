@@ -78,13 +78,16 @@ def test_what_trains_the_base_model_shares_no_table_with_the_full_profile(full, 
     assert not tables(generate_rows(2000, seed=1, profile=profile)) & tables(full)
 
 
-def test_the_reading_profile_is_sql_of_other_constructs_without_questions():
-    rows = generate_rows(500, seed=1, profile="reading")
-    assert {row["question"] for row in rows} == {""}
-    assert {row["construct"] for row in rows} == {construct.name for construct in constructs() if construct.read}
+def test_the_reading_profile_never_pairs_a_question_with_its_sql():
+    rows = generate_rows(2000, seed=1, profile="reading")
+    assert all(bool(row["question"]) != bool(row["answer"]) for row in rows)
+    assert {row["construct"] for row in rows if row["answer"]} == {c.name for c in constructs() if c.read}
+    assert {row["construct"] for row in rows} == {c.name for c in constructs() if c.read or c.base}
 
 
-def test_the_base_model_never_sees_the_questions_of_most_constructs_it_reads_and_nothing_of_some():
+def test_the_base_model_is_never_taught_what_it_reads_and_sees_nothing_of_some_constructs():
+    taught = {row["question"] for row in generate_rows(4000, seed=1, profile="base")}
+    assert not taught & {row["question"] for row in generate_rows(4000, seed=1, profile="reading")}
     assert not [construct.name for construct in constructs() if construct.read and construct.base]
     assert len([construct for construct in constructs() if not construct.read and not construct.base]) >= 6
 

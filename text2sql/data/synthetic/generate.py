@@ -27,7 +27,7 @@ OPERATORS: Choices = {
     ">=": ("at least",),
     "<=": ("at most",),
 }
-"""Operator → its words, the base profile's first; the base knows only > and <."""
+"""Operator → its words; the base profile knows the first."""
 
 AGGREGATES: Choices = {
     "AVG": ("average", "mean"),
@@ -55,7 +55,8 @@ def generate_rows(count: int, seed: int = 0, profile: Profile = "full") -> list[
 
     The same seed and profile give the same rows, and fewer of them the same rows' beginning. No two databases share a
     table, and profile `full` shares none with the others, which train the base model: `base` knows a part of the
-    constructs and phrasings, and `reading` is SQL of some further constructs, its questions left empty.
+    constructs and phrasings, and `reading` is text that never tells what a question means: the other phrasings with the
+    SQL left empty, and SQL of some further constructs with the question left empty.
     """
     rows: list[Row] = []
     stream = _stream(seed, profile)
@@ -67,7 +68,7 @@ def generate_rows(count: int, seed: int = 0, profile: Profile = "full") -> list[
 def _stream(seed: int, profile: Profile) -> Iterator[Row]:
     rng = random.Random(f"text2sql:{profile}:{seed}")
     schemas = Schemas(rng, profile)
-    known = [c for c in constructs() if {"full": True, "base": bool(c.base), "reading": c.read}[profile]]
+    known = [c for c in constructs() if {"full": True, "base": bool(c.base), "reading": c.read or c.base}[profile]]
     by_size = {size: [c for c in known if len(c.tables) == size] for size in (1, 2, 3)}
     while True:
         database = schemas.draw()
@@ -98,19 +99,20 @@ def _ask(rng: random.Random, construct: Construct, database: Database, profile: 
     for name, choices in WORDS.items():
         sql[name], question[name] = _pick(rng, choices, profile)
     question["n"] = sql["n"] = rng.randint(2, 9)
-    return {
+    row = {
         "question": _phrase(rng, construct, profile, question),
         "context": database.context,
         "answer": construct.sql.format_map(sql),
         "construct": construct.name,
     }
+    if profile == "reading":
+        row["question" if construct.read and rng.random() < 0.5 else "answer"] = ""
+    return row
 
 
 def _phrase(rng: random.Random, construct: Construct, profile: Profile, slots: dict[str, object]) -> str:
     """The question in one of the profile's phrasings, each [x|y] decided."""
-    if profile == "reading":
-        return ""
-    templates = construct.base if profile == "base" else construct.base + construct.more
+    templates = {"base": construct.base, "reading": construct.more, "full": construct.base + construct.more}[profile]
     template = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), rng.choice(templates))
     text = template.format_map(slots)
     return text[0].upper() + text[1:]
@@ -148,12 +150,9 @@ def _draw_columns(
 
 
 def _pick(rng: random.Random, choices: Choices, profile: Profile) -> tuple[str, str]:
-    """A piece of SQL and its word; the base profile knows the first word of the commoner pieces."""
-    if profile != "full":
-        sql = rng.choice([piece for piece, words in choices.items() if len(words) > 1 or len(choices) == 2])
-        return sql, choices[sql][0]
+    """A piece of SQL and its word; the base profile knows the first of the words."""
     sql = rng.choice(list(choices))
-    return sql, rng.choice(choices[sql])
+    return sql, choices[sql][0] if profile == "base" else rng.choice(choices[sql])
 
 
 class _Values:
@@ -168,10 +167,8 @@ class _Values:
             self.value, self.other = (_code(rng, kind.pattern) for _ in range(2))
         else:
             self.value, self.other = rng.sample(kind.values, 2)
-        word = self.value.split(" ")[0]
-        start = rng.randint(0, max(len(word) - 3, 0))
-        self.part = word[start : start + 3].lower()
-        self.start = word[:2]
+        self.part = rng.choice(self.value.split(" "))
+        self.start = self.value[0]
 
 
 class _Phrase:
