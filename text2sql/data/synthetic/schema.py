@@ -58,7 +58,7 @@ def for_base(signature: str) -> bool:
     return hashlib.sha256(signature.encode()).digest()[0] % BASE_SHARE == 0
 
 
-TRIES = 40
+TRIES = 400
 """Draws of a table before its entity is called exhausted; what keeps the cost a row flat at any size."""
 
 
@@ -109,7 +109,7 @@ class Schemas:
 
     def _try(self, entity: Entity, keys: tuple[str, ...], tables: int, suffix: str) -> Table:
         rng = self._rng
-        wanted = rng.choice((3, 3, 4, 5) if tables == 1 else (2, 3, 3))
+        wanted = rng.choice((3, 3, 4, 5) if tables == 1 else (2, 3, 4))
         phrases = rng.sample(list(entity.columns), min(wanted, len(entity.columns)))
         kinds = [entity.columns[phrase] for phrase in phrases]
         if all(k.is_number for k in kinds) or not any(k.is_number for k in kinds):
