@@ -61,8 +61,9 @@ def _facts(finished: Finished) -> dict[str, Any]:
     validation = finished.load("validate", "validation_report")
     tokens = finished.load("format", "token_report")
     facts: dict[str, Any] = {"Rows": validation.figures["rows"]}
-    if validation.table:
-        facts["Set aside"] = {entry["reason"]: entry["rows"] for entry in validation.table}
+    for kind in ("repaired", "set aside"):
+        if found := {entry["why"]: entry["rows"] for entry in validation.table if entry["kind"] == kind}:
+            facts[kind.capitalize()] = found
     facts["Splits"] = {row["split"]: {k: v for k, v in row.items() if k != "split"} for row in tokens.table}
     return facts
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from datasets import Dataset
 from zenml import step
+from zenml.types import HTMLString
 
 from materializers.dataset import DatasetMaterializer
 from materializers.figures import ReportMaterializer
@@ -24,19 +25,38 @@ from text2sql.config import Settings
 def validate(
     raw_rows: Dataset, settings: Settings
 ) -> tuple[
-    Annotated[Dataset, "valid_rows"], Annotated[Dataset, "rejected_rows"], Annotated[Report, "validation_report"]
+    Annotated[Dataset, "valid_rows"],
+    Annotated[Dataset, "rejected_rows"],
+    Annotated[Report, "validation_report"],
+    Annotated[HTMLString, "data_docs"],
 ]:
-    """Set aside, with a reason, rows whose shape, SQL or gold result is no good."""
+    """Mend rows that have one remedy; set aside, with a reason, those whose shape, SQL or gold result is no good."""
     from text2sql.data.check import check_rows
+    from text2sql.data.expectations import failure_texts, hold_against_suite, too_many_rejected
+    from text2sql.errors import DataError
+    from text2sql.results import export
 
     announce("validate", f"{raw_rows.num_rows:,} rows: shape, SQL, and every gold query run on its own schema")
     checked = check_rows(raw_rows, settings.data)
-    figures = {"rows": raw_rows.num_rows, "valid": checked.valid.num_rows, "set_aside": checked.rejected.num_rows}
-    reasons: list[dict[str, Cell]] = [{"reason": reason, "rows": count} for reason, count in checked.counts.items()]
-    if checked.rejected.num_rows:
-        warn(f"{figures['set_aside']:,} of {figures['rows']:,} rows are set aside, {figures['valid']:,} are good:")
-        show_table(("reason", "rows"), [tuple(entry.values()) for entry in reasons])
+    figures: dict[str, Cell] = {
+        "rows": raw_rows.num_rows,
+        "valid": checked.valid.num_rows,
+        "repaired": checked.repaired,
+        "set_aside": checked.rejected.num_rows,
+    }
+    details: list[dict[str, Cell]] = [{"kind": "repaired", "why": k, "rows": n} for k, n in checked.repairs.items()]
+    details += [{"kind": "set aside", "why": reason, "rows": n} for reason, n in checked.counts.items()]
+    if details:
+        warn(
+            f"of {raw_rows.num_rows:,} rows {checked.repaired:,} are repaired and {checked.rejected.num_rows:,} set "
+            f"aside; {checked.valid.num_rows:,} are good:"
+        )
+        show_table(("", "why", "rows"), [tuple(entry.values()) for entry in details])
     else:
         tell("all of them are good")
-    record({**figures, **{f"set_aside_{reason}": count for reason, count in checked.counts.items()}})
-    return checked.valid, checked.rejected, Report("Validation of rows", figures, reasons)
+    record({**figures, **{f"{entry['kind']}_{entry['why']}".replace(" ", "_"): entry["rows"] for entry in details}})
+    report = hold_against_suite(raw_rows, checked, settings.data)
+    if problem := too_many_rejected(checked, settings.data):
+        written = export(settings.output_dir, {}, failure_texts(checked, report))
+        raise DataError(f"{problem}; see {' and '.join(map(str, written))}")
+    return checked.valid, checked.rejected, Report("Validation of rows", figures, details), HTMLString(report.html)

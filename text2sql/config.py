@@ -190,6 +190,10 @@ class DataSection(Section):
     """Seed of the subset and of the split."""
     query_timeout: Annotated[float, Field(gt=0)] = 2.0
     """Seconds a gold query may run on its own schema before its row is set aside."""
+    repair: bool = True
+    """Mend rows where one meaning is possible, and read double-quoted text strictly; rows as they are without it."""
+    max_rejected: Fraction = 0.15
+    """Share of rows that may be beyond repair; with more of them validation fails."""
     prompt_template: str = DEFAULT_PROMPT
     """The prompt, with {context} and {question} in it; schema first lets servers cache the prefix."""
 

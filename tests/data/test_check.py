@@ -11,6 +11,7 @@ from text2sql.data.synthetic import generate_rows
 from text2sql.errors import DataError
 
 DATA = DataSection(query_timeout=0.3)
+AS_THEY_ARE = DataSection(query_timeout=0.3, repair=False)
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER); CREATE TABLE team (head VARCHAR, city VARCHAR)"
 GOOD = {"question": "How old is Joe?", "context": CONTEXT, "answer": "SELECT age FROM head WHERE name = 'Joe'"}
 
@@ -62,7 +63,7 @@ def test_every_kind_of_bad_row_gets_its_reason():
     bad = {name: case for name, case in BAD.items() if "surrogate" not in name}  # Arrow holds valid Unicode only
     rows = dataset([GOOD, *({**GOOD, **change} for change, _ in bad.values())])
     started = time.perf_counter()
-    checked = check_rows(rows, DATA)
+    checked = check_rows(rows, AS_THEY_ARE)
     assert time.perf_counter() - started < 30
     assert checked.valid["row_id"][:] == [0]
     assert checked.valid.column_names == rows.column_names
@@ -73,9 +74,56 @@ def test_every_kind_of_bad_row_gets_its_reason():
     assert sum(checked.counts.values()) == len(bad)
 
 
-def test_double_quoted_strings_are_accepted_as_sqlite_does():
+def test_without_repair_double_quoted_strings_are_accepted_as_sqlite_does():
     rows = dataset([{**GOOD, "answer": 'SELECT age FROM head WHERE name = "Joe"'}])
-    assert len(check_rows(rows, DATA).valid) == 1
+    assert check_rows(rows, AS_THEY_ARE).valid[:] == rows[:]
+
+
+def test_repaired_rows_keep_their_texts_beside_them():
+    quoted = {**GOOD, "question": "Joe?", "answer": 'SELECT age FROM head WHERE name = "Joe"'}
+    doubled = {
+        **GOOD,
+        "question": "Ages?",
+        "context": f"{CONTEXT}; {CONTEXT}",
+        "answer": "SELECT age, height FROM head",
+    }
+    checked = check_rows(dataset([GOOD, quoted, doubled]), DATA)
+    assert checked.valid["repairs"][:] == ["", "quoted_text", "table_merged,column_added"]
+    assert checked.valid["answer"][:] == [GOOD["answer"], GOOD["answer"], doubled["answer"]]
+    assert checked.valid["original_answer"][:] == ["", quoted["answer"], doubled["answer"]]
+    assert checked.valid["original_context"][:] == ["", CONTEXT, doubled["context"]]
+    assert checked.valid["context"][2].startswith("CREATE TABLE head (name VARCHAR, age INTEGER, height VARCHAR);")
+    assert checked.repairs == {"quoted_text": 1, "table_merged": 1, "column_added": 1}
+    assert checked.repaired == 2
+
+
+def test_what_repair_cannot_mend_is_set_aside_as_it_came():
+    rows = [
+        {"answer": 'SELECT "nam" FROM head'},
+        {"answer": "SELECT height FROM head JOIN team ON head.name = team.head"},
+        {"answer": "SELECT name FROM head WHERE age > 5 AND age = 'old'"},
+        {"answer": "DROP TABLE head"},
+    ]
+    checked = check_rows(dataset([GOOD, *({**GOOD, **row} for row in rows)]), DATA)
+    assert checked.rejected["reason"][:] == ["does_not_run", "does_not_run", "types_differ", "not_read_only"]
+    assert checked.rejected["answer"][:] == [row["answer"] for row in rows]
+
+
+def test_one_question_with_several_answers():
+    answers = ["SELECT age FROM head", "SELECT head.age FROM head", "SELECT name FROM head"]
+    checked = check_rows(dataset([GOOD, *({**GOOD, "question": "Age?", "answer": a} for a in answers)]), DATA)
+    assert checked.valid["row_id"][:] == [0]
+    assert [(row["reason"], row["detail"]) for row in checked.rejected] == [
+        ("conflicting_answers", "row 3 answers the same question otherwise"),
+        ("duplicate", "means the same as row 1"),
+        ("conflicting_answers", "row 1 answers the same question otherwise"),
+    ]
+
+
+def test_rows_that_are_the_same_once_repaired_are_duplicates():
+    answers = ["SELECT age FROM head WHERE name = 'Joe'", 'SELECT age FROM head WHERE name = "Joe"']
+    checked = check_rows(dataset([{**GOOD, "answer": answer} for answer in answers]), DATA)
+    assert checked.counts == {"duplicate": 1}
 
 
 def test_all_rows_valid_leaves_an_empty_dataset_of_the_same_shape():
@@ -93,7 +141,7 @@ def test_columns_that_are_no_text():
 
 def test_no_valid_row_is_an_error_that_names_one():
     with pytest.raises(DataError, match=r"none of the 2 rows is valid \(empty_field 1, does_not_run 1\); row 0"):
-        check_rows(dataset([{**GOOD, "answer": ""}, {**GOOD, "answer": "SELECT x FROM head"}]), DATA)
+        check_rows(dataset([{**GOOD, "answer": ""}, {**GOOD, "answer": "SELECT x.y FROM head"}]), DATA)
 
 
 def test_no_rows_is_an_error():
@@ -118,5 +166,5 @@ def test_the_generators_rows_are_valid():
 def test_a_value_that_the_loader_could_not_read_as_text_is_named():
     rows = [{**GOOD, "__problem__": ""}, {**GOOD, "question": None, "__problem__": "question is int 7, not text"}]
     checked = check_rows(Dataset.from_list(rows), DATA)
-    assert checked.valid[:] == {name: [value] for name, value in GOOD.items()}
+    assert checked.valid.select_columns(list(GOOD))[:] == {name: [value] for name, value in GOOD.items()}
     assert [(row["reason"], row["detail"]) for row in checked.rejected] == [("not_text", "question is int 7, not text")]

@@ -103,7 +103,7 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
     assert names == set(how(first))
     artifacts = {artifact.name for artifact in zenml_client.list_artifacts(size=100).items}
     expected = {"raw_rows", "valid_rows", "rejected_rows", "validation_report", "splits", "token_report", "adapter"}
-    expected |= {"training_history", "merged_model", "parity_report", "evaluation", "verdict"}
+    expected |= {"data_docs", "training_history", "merged_model", "parity_report", "evaluation", "verdict"}
     assert expected <= artifacts
     for name in expected:
         [artifact] = zenml_client.list_artifact_versions(artifact=name).items

@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 
 from tests.training_fixtures import tiny_settings
+from text2sql.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("zenml_client")
 
@@ -15,7 +16,12 @@ pytestmark = pytest.mark.usefixtures("zenml_client")
 @pytest.fixture
 def rows() -> Dataset:
     table = "CREATE TABLE ship (name TEXT, weight INTEGER)"
-    answers = ["SELECT name FROM ship", "DELETE FROM ship", "SELECT colour FROM ship"]
+    answers = [
+        "SELECT name FROM ship",
+        "DELETE FROM ship",
+        "SELECT x.colour FROM ship",
+        'SELECT name FROM ship WHERE name = "Vasa"',
+    ]
     return Dataset.from_list(
         [
             {"question": f"q{i} [x]", "context": table, "answer": sql, "construct": "", "row_id": i, "problem": ""}
@@ -44,14 +50,31 @@ def test_ingest(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_validate_sets_aside_aloud(rows: Dataset, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from steps.validate import validate
 
-    valid, rejected, report = validate.entrypoint(rows, tiny_settings(tiny_model, tmp_path))
-    assert valid["row_id"][:] == [0]
+    settings = tiny_settings(tiny_model, tmp_path, data={"max_rejected": 0.7})
+    valid, rejected, report, docs = validate.entrypoint(rows, settings)
+    assert valid["row_id"][:] == [0, 3]
     assert rejected["reason"][:] == ["not_read_only", "does_not_run"]
-    assert report.figures == {"rows": 3, "valid": 1, "set_aside": 2}
-    assert {entry["reason"]: entry["rows"] for entry in report.table} == {"not_read_only": 1, "does_not_run": 1}
+    assert report.figures == {"rows": 4, "valid": 2, "repaired": 1, "set_aside": 2}
+    assert [tuple(entry.values()) for entry in report.table] == [
+        ("repaired", "quoted_text", 1),
+        ("set aside", "not_read_only", 1),
+        ("set aside", "does_not_run", 1),
+    ]
+    assert "the answer runs on its own schema" in docs
     told = capsys.readouterr().err
-    assert "2 of 3 rows are set aside" in told
+    assert "of 4 rows 1 are repaired and 2 set aside; 2 are good" in told
     assert "not_read_only" in told
+
+
+def test_validate_stops_where_too_many_rows_are_beyond_repair(rows: Dataset, tiny_model: Path, tmp_path: Path):
+    from steps.validate import validate
+
+    settings = tiny_settings(tiny_model, tmp_path, data={"max_rejected": 0.4})
+    settings = settings.model_copy(update={"output_dir": tmp_path / "out"})
+    with pytest.raises(DataError, match=r"2 of 4 rows \(50.0%\) are beyond repair .* data.max_rejected is 40%"):
+        validate.entrypoint(rows, settings)
+    assert (tmp_path / "out" / "rejected.jsonl").read_text().count("\n") == 2
+    assert "the answer runs on its own schema" in (tmp_path / "out" / "validation.html").read_text()
 
 
 def test_markup_in_texts_stays_text(capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""Every row is valid, or set aside with a reason: text, presence, size, SQL that parses, gold that reads and runs."""
+"""Every row is valid, mended, or set aside with a reason: presence, size, SQL that parses, gold that reads and runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection
 from text2sql.data.load import PROBLEM
+from text2sql.data.repair import Repaired, repair
 from text2sql.errors import (
     DataError,
     ExecutionError,
@@ -22,6 +23,7 @@ from text2sql.errors import (
 )
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import run_query
+from text2sql.sql.normalise import normalise
 from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, parse
 from text2sql.sql.schema import MAX_CONTEXT_CHARS, parse_schema
 from text2sql.sql.workers import map_rows
@@ -36,6 +38,9 @@ _MAX_CHARS = {"question": 20_000, "context": MAX_CONTEXT_CHARS, "answer": MAX_QU
 _BAR_FROM = 20_000
 """Rows from which a progress bar is worth its lines."""
 
+ORIGINAL = ("original_context", "original_answer")
+"""Columns with the texts of a row as they were before they were repaired; empty in all other rows."""
+
 Verdict = tuple[str, str]
 """Reason (a short slug) and detail (one line)."""
 
@@ -45,31 +50,61 @@ class CheckedRows:
     """What can be used, what cannot, and why."""
 
     valid: Dataset
+    """With data.repair, three more columns: `repairs` (kinds, joined by commas) and those of ORIGINAL."""
     rejected: Dataset
-    """All columns of the rows, and `reason` and `detail`."""
+    """All columns of the rows as they came, and `reason` and `detail`."""
     counts: dict[str, int]
     """Rejected rows by reason, most frequent first."""
+    repairs: dict[str, int]
+    """Repairs of valid rows by kind, most frequent first."""
+    repaired: int
+    """Valid rows with at least one repair."""
+
+
+@dataclass
+class _Row:
+    """What is known of one row: its texts, as they came or mended, and what is wrong with them."""
+
+    texts: tuple[Any, ...]
+    verdict: Verdict | None = None
+    repairs: tuple[str, ...] = ()
 
 
 def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
-    """Sort rows into valid and rejected ones, in their order.
+    """Sort rows into valid and rejected ones, in their order, and mend what has one remedy (text2sql.data.repair).
 
     Reasons: not_text, empty_field, nul_byte, too_long, duplicate (question, context and answer of an earlier row),
-    context_unparsable, answer_unparsable, not_read_only, function_not_allowed, does_not_run, timeout. SQLite's reading
-    of "text" as a string is accepted.
+    context_unparsable, answer_unparsable, not_read_only, function_not_allowed, does_not_run, timeout; with data.repair
+    also types_differ (a number compared with text) and conflicting_answers (one question and context, several
+    answers: none of them can be trusted). Without it rows stay as they are, and SQLite's reading of "text" as a string
+    is accepted.
 
     Raises:
         DataError: there are no rows, or none is valid.
     """
     if not len(rows):
         raise DataError("there are no rows to check; look at data.path, data.dataset_name and data.subset_fraction")
-    verdicts = _verdicts(list(zip(*(rows[field][:] for field in FIELDS), strict=True)), data.query_timeout)
+    problems = rows[PROBLEM][:] if PROBLEM in rows.column_names else [""] * len(rows)
+    texts = zip(*(rows[field][:] for field in FIELDS), strict=True)
+    found = [
+        _Row(row, ("not_text", problem) if problem else _field_verdict(row))
+        for problem, row in zip(problems, texts, strict=True)
+    ]
     if PROBLEM in rows.column_names:
-        verdicts = [("not_text", p) if p else v for p, v in zip(rows[PROBLEM], verdicts, strict=True)]
         rows = rows.remove_columns(PROBLEM)
-    good = [i for i, verdict in enumerate(verdicts) if verdict is None]
-    bad = [(i, verdict) for i, verdict in enumerate(verdicts) if verdict is not None]
+    _find_duplicates(found)
+    _check_queries(found, data)
+    if data.repair:
+        _find_duplicates(found)
+        _find_conflicts(found)
+    return _sorted_out(rows, found, data.repair)
+
+
+def _sorted_out(rows: Dataset, found: list[_Row], repaired: bool) -> CheckedRows:
+    good = [i for i, row in enumerate(found) if row.verdict is None]
+    bad = [(i, row.verdict) for i, row in enumerate(found) if row.verdict is not None]
     counts = dict(Counter(reason for _, (reason, _) in bad).most_common())
+    repairs = dict(Counter(kind for i in good for kind in found[i].repairs).most_common())
     logger.info("%d of %d rows are valid; set aside: %s", len(good), len(rows), counts or "none")
     if not good:
         index, (reason, detail) = bad[0]
@@ -77,7 +112,24 @@ def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
             f"none of the {len(rows)} rows is valid ({_listed(counts)}); row {index}, for example: {reason}: {detail}. "
             "Look at the file and at data.question_column, data.context_column and data.answer_column"
         )
-    return CheckedRows(rows.select(good), _rejected(rows, bad), counts)
+    valid = rows.select(good)
+    if repaired:
+        valid = _mended(valid, [found[i] for i in good])
+    return CheckedRows(valid, _rejected(rows, bad), counts, repairs, sum(bool(found[i].repairs) for i in good))
+
+
+def _mended(rows: Dataset, found: list[_Row]) -> Dataset:
+    """The rows with their texts as repaired, and the texts as they came beside them."""
+    from datasets import Dataset
+
+    columns = rows[:]
+    originals = {name: columns[name.removeprefix("original_")] for name in ORIGINAL}
+    columns |= {
+        name: [text if row.repairs else "" for text, row in zip(texts, found, strict=True)]
+        for name, texts in originals.items()
+    }
+    columns |= {name: [row.texts[i] for row in found] for i, name in enumerate(FIELDS)}
+    return Dataset.from_dict({**columns, "repairs": [",".join(row.repairs) for row in found]})
 
 
 def _rejected(rows: Dataset, bad: list[tuple[int, Verdict]]) -> Dataset:
@@ -89,24 +141,44 @@ def _rejected(rows: Dataset, bad: list[tuple[int, Verdict]]) -> Dataset:
     return Dataset.from_dict(columns, features=features)
 
 
-def _verdicts(rows: Sequence[tuple[Any, ...]], timeout: float) -> list[Verdict | None]:
-    verdicts: list[Verdict | None] = [None] * len(rows)
+def _find_duplicates(rows: list[_Row]) -> None:
     first: dict[tuple[Any, ...], int] = {}
-    queries: list[int] = []
     for i, row in enumerate(rows):
-        verdicts[i] = _field_verdict(row)
-        if verdicts[i] is not None:
+        if row.verdict is None and (earlier := first.setdefault(tuple(row.texts), i)) != i:
+            row.verdict = ("duplicate", f"the same as row {earlier}")
+
+
+def _find_conflicts(rows: list[_Row]) -> None:
+    """One question and context with several answers; those that differ in nothing but spelling are duplicates."""
+    asked: dict[tuple[Any, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.verdict is None:
+            asked.setdefault(tuple(row.texts[:2]), []).append(i)
+    for group in asked.values():
+        if len(group) < 2:
             continue
-        earlier = first.setdefault(row, i)
-        if earlier != i:
-            verdicts[i] = ("duplicate", f"the same as row {earlier}")
-        else:
-            queries.append(i)
-    items = [(rows[i][1], rows[i][2], timeout) for i in queries]
-    answers = _map_with_bar(items, seconds_an_item=30.0 + 2 * timeout)
-    for i, answer in zip(queries, answers, strict=True):
-        verdicts[i] = tuple(answer) if answer else None
-    return verdicts
+        meanings: dict[str, int] = {}
+        for i in group:
+            earlier = meanings.setdefault(normalise(rows[i].texts[2], rows[i].texts[1]), i)
+            if earlier != i:
+                rows[i].verdict = ("duplicate", f"means the same as row {earlier}")
+        if len(meanings) > 1:
+            for i in meanings.values():
+                other = next(j for j in meanings.values() if j != i)
+                rows[i].verdict = ("conflicting_answers", f"row {other} answers the same question otherwise")
+
+
+def _check_queries(rows: list[_Row], data: DataSection) -> None:
+    """Judge the SQL of all rows that nothing is known against, in processes that may hang or die."""
+    queries = [row for row in rows if row.verdict is None]
+    items = [(row.texts[1], row.texts[2], data.query_timeout, data.repair) for row in queries]
+    answers = _map_with_bar(items, seconds_an_item=30.0 + 2 * data.query_timeout)
+    for row, answer in zip(queries, answers, strict=True):
+        if answer and "reason" in answer:
+            row.verdict = (answer["reason"], answer["detail"])
+        elif answer:
+            row.texts = (row.texts[0], answer["context"], answer["answer"])
+            row.repairs = tuple(answer["repairs"])
 
 
 def _field_verdict(row: tuple[Any, ...]) -> Verdict | None:
@@ -125,23 +197,38 @@ def _field_verdict(row: tuple[Any, ...]) -> Verdict | None:
     return None
 
 
-def check_item(item: Sequence[Any]) -> Verdict | None:
-    """What a worker does with one row: (context, gold, timeout) to what is wrong with it, or None."""
-    context, gold, timeout = item
+def check_item(item: Sequence[Any]) -> dict[str, Any] | None:
+    """What a worker does with one row, (context, gold, timeout, whether to repair).
+
+    Returns:
+        None when it is good as it is, `reason` and `detail` when it is not, and `context`, `answer` and `repairs` when
+        it is good once repaired.
+    """
+    context, gold, timeout, mend = item
+    mended = repair(context, gold) if mend else Repaired(context, gold)
+    verdict = _sql_verdict(mended, timeout, forgiving=not mend)
+    if verdict:
+        return dict(zip(("reason", "detail"), verdict, strict=True))
+    if mended.repairs:
+        return {"context": mended.context, "answer": mended.answer, "repairs": mended.repairs}
+    return None
+
+
+def _sql_verdict(row: Repaired, timeout: float, forgiving: bool) -> Verdict | None:
     try:
-        schema = parse_schema(context)
+        schema = parse_schema(row.context)
     except SqlError as error:
         return "context_unparsable", str(error)
     try:
-        assert_read_only(parse(gold))
+        assert_read_only(parse(row.answer))
     except UnsafeSqlError as error:
         return "not_read_only", str(error)
     except ParseError as error:
         return "answer_unparsable", str(error)
     try:
-        database = build_database(schema, forgiving=True)
+        database = build_database(schema, forgiving)
         try:
-            run_query(database, gold, timeout)
+            run_query(database, row.answer, timeout)
         finally:
             database.close()
     except ForbiddenFunctionError as error:
@@ -152,11 +239,14 @@ def check_item(item: Sequence[Any]) -> Verdict | None:
         return "timeout", str(error)
     except ExecutionError as error:
         return "does_not_run", str(error)
+    if row.conflicts:
+        return "types_differ", f"{', '.join(row.conflicts)}: compared with numbers and with text"
     return None
 
 
-def _killed(_item: Any, reason: str) -> Verdict:
-    return ("timeout" if reason.startswith("took") else "does_not_run"), f"checking it failed: {reason}"
+def _killed(_item: Any, reason: str) -> dict[str, str]:
+    slug = "timeout" if reason.startswith("took") else "does_not_run"
+    return {"reason": slug, "detail": f"checking it failed: {reason}"}
 
 
 def _map_with_bar(items: list[Any], seconds_an_item: float) -> list[Any]:

@@ -1,0 +1,300 @@
+"""Mending a row where only one meaning is possible; anything else is left as it is, for the check to reject.
+
+| kind             | what is wrong                                       | what is done                            |
+|------------------|-----------------------------------------------------|-----------------------------------------|
+| quoted_text      | "text" in double quotes names no column             | it becomes the string 'text'            |
+| table_merged     | a table is created twice                            | once, with the columns of both          |
+| column_duplicate | a table has a column twice                          | once                                    |
+| column_added     | the query uses a column that no table has           | the one table it can belong to gets it  |
+| type_corrected   | every use of a column contradicts its declared type | the type that the uses ask for          |
+
+The first, on 20% of sql-create-context, hides others: SQLite forgives "text", and a misspelt column with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlglot import exp
+
+from text2sql.errors import SqlError
+from text2sql.sql.ddl import TableText, column_name, join_tables, quoted, retyped_definition, split_tables
+from text2sql.sql.hints import Hints, Key, is_quoted_text, read_hints
+from text2sql.sql.parse import parse
+from text2sql.sql.schema import Column, Schema, Table, parse_schema
+from text2sql.sql.scopes import Scopes
+
+KINDS = ("quoted_text", "table_merged", "column_duplicate", "column_added", "type_corrected")
+
+_COMPARED = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Is, exp.Like, exp.ILike, exp.Glob)
+_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*")
+_ROW_IDS = frozenset({"rowid", "_rowid_", "oid"})
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A row's texts, mended, and the kinds of repair, each once, in the order of `KINDS`."""
+
+    context: str
+    answer: str
+    repairs: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    """Comparisons of a number with text that have no single remedy, as table.column."""
+
+
+def repair(context: str, answer: str) -> Repaired:
+    """The row with every fault mended that has one remedy; a row without such faults comes back as it is.
+
+    Repairing what has been repaired changes nothing. Text that does not parse is left to the check.
+    """
+    try:
+        schema = parse_schema(context)
+        merged = _merge(context, schema)
+        if merged.repairs:
+            schema = parse_schema(merged.context)
+        tree = parse(answer)
+        query = _Query(tree, schema)
+    except SqlError:
+        return Repaired(context, answer)
+    context, found = merged.context, list(merged.repairs)
+    if query.strings:
+        answer, found = _with_strings(answer, query.strings), [*found, "quoted_text"]
+        tree = parse(answer)
+    if query.missing:
+        context, schema = _add_columns(context, query.missing, read_hints(tree, _with_missing(schema, query.missing)))
+        found.append("column_added")
+    hints = read_hints(tree, schema)
+    types = _contradicted(schema, hints)
+    if types:
+        context, schema = _retype(context, types), schema.retype(types)
+        found.append("type_corrected")
+    return Repaired(context, answer, tuple(kind for kind in KINDS if kind in found), _conflicts(schema, hints))
+
+
+def _conflicts(schema: Schema, hints: Hints) -> tuple[str, ...]:
+    """Columns that are compared with the other sort of value; a text that is a number, and LIKE, are none."""
+    found = []
+    for table in schema.tables:
+        for column in table.columns:
+            key = (table.name.lower(), column.name.lower())
+            compared = [value for op, value in hints.conditions.get(key, []) if op not in ("like", "glob")]
+            number = column.numeric and not column.temporal
+            text = not column.numeric and column.type and not column.temporal
+            if (number and any(map(_is_word, compared))) or (text and any(not isinstance(v, str) for v in compared)):
+                found.append(f"{table.name}.{column.name}")
+    return tuple(found)
+
+
+def _merge(context: str, schema: Schema) -> Repaired:
+    """One CREATE TABLE a table, one definition a column."""
+    names = [table.name.lower() for table in schema.tables]
+    twice = len(set(names)) < len(names)
+    doubled = any(len({c.name.lower() for c in t.columns}) < len(t.columns) for t in schema.tables)
+    if not twice and not doubled:
+        return Repaired(context, "")
+    tables: dict[str, TableText] = {}
+    for table in split_tables(context):
+        first = tables.get(table.name.lower())
+        if first is None:
+            tables[table.name.lower()] = table
+            continue
+        columns = tuple(text for text in table.definitions if column_name(text) is not None)
+        rules = tuple(text for text in table.definitions if column_name(text) is None)
+        both = first.with_columns(_spaced(columns, first))
+        kept = {_squeezed(text) for text in both.definitions}
+        tables[table.name.lower()] = TableText(
+            both.head, (*both.definitions, *(text for text in rules if _squeezed(text) not in kept)), both.tail
+        )
+    repairs = ("table_merged",) if twice else ()
+    return Repaired(
+        join_tables([_once(table) for table in tables.values()]), "", (*repairs, *(("column_duplicate",) * doubled))
+    )
+
+
+def _once(table: TableText) -> TableText:
+    """The first definition of every column, and all constraints."""
+    seen: set[str] = set()
+    kept: list[str] = []
+    for text in table.definitions:
+        name = column_name(text)
+        if name is not None and name.lower() in seen:
+            continue
+        seen |= {name.lower()} if name is not None else set()
+        kept.append(text if kept else text.lstrip())
+    return TableText(table.head, tuple(kept), table.tail)
+
+
+class _Query:
+    """What a query uses that its schema lacks."""
+
+    def __init__(self, tree: exp.Expr, schema: Schema) -> None:
+        self._schema = schema
+        self._scopes = Scopes(tree, schema)
+        self._aliases = {node.alias.lower() for node in tree.find_all(exp.Alias)}
+        self.strings: list[exp.Identifier] = []
+        """Quoted names that can only be strings."""
+        self.missing: dict[str, dict[str, str]] = {}
+        """Lower-case table → lower-case column → the column as the query writes it."""
+        for column in tree.find_all(exp.Column):
+            if isinstance(column.this, exp.Identifier) and not self._known(column):
+                self._place(column)
+
+    def _known(self, column: exp.Column) -> bool:
+        name = column.name.lower()
+        if name in _ROW_IDS or (not column.table and name in self._aliases):
+            return True
+        scope = self._scopes.of(column)
+        while scope is not None:
+            for alias, table in scope.sources.items():
+                if column.table and alias != column.table.lower():
+                    continue
+                if table is None or table.column(name):  # what a subquery or an unknown table has is not known here
+                    return True
+            scope = scope.parent
+        return False
+
+    def _place(self, column: exp.Column) -> None:
+        if is_quoted_text(column, frozenset()):
+            if self._is_value(column):
+                self.strings.append(column.this)
+            return
+        table = self._owner(column)
+        if table is not None:
+            self.missing.setdefault(table.name.lower(), {}).setdefault(column.name.lower(), column.name)
+
+    def _is_value(self, column: exp.Column) -> bool:
+        """Whether "text" is compared with a column that exists: with a constant, it may be a misspelt column itself."""
+        node: exp.Expr = column
+        while isinstance(node.parent, exp.Paren | exp.Collate | exp.Lower | exp.Upper | exp.Trim | exp.Escape):
+            node = node.parent
+        parent = node.parent
+        if isinstance(parent, exp.In):
+            return node is not parent.this and self._holds_column(parent.this)
+        if isinstance(parent, exp.Between):
+            return node is not parent.this and self._holds_column(parent.this)
+        if isinstance(parent, _COMPARED):
+            other = parent.expression if node is parent.this else parent.this
+            return self._holds_column(other)
+        return False
+
+    def _holds_column(self, node: exp.Expr) -> bool:
+        return isinstance(node.unnest(), exp.Query) or any(
+            self._known(column) or not is_quoted_text(column, frozenset()) for column in node.find_all(exp.Column)
+        )
+
+    def _owner(self, column: exp.Column) -> Table | None:
+        """The table that a column must belong to: the one that qualifies it, or the only one in sight."""
+        scope = self._scopes.of(column)
+        if scope is None:
+            return None
+        if column.table:
+            while scope is not None and column.table.lower() not in scope.sources:
+                scope = scope.parent
+            return scope.sources[column.table.lower()] if scope is not None else None
+        parent = column.parent
+        if isinstance(parent, exp.EQ | exp.NEQ) and isinstance(parent.this, exp.Column):
+            other = parent.expression if column is parent.this else parent.this
+            if isinstance(other, exp.Column) and not is_quoted_text(
+                other, frozenset()
+            ):  # WHERE name = John: as likely a string that lacks its quotes
+                return None
+        return next(iter(scope.sources.values())) if len(scope.sources) == 1 else None
+
+
+def _with_strings(answer: str, names: list[exp.Identifier]) -> str:
+    """The query with quoted names written as strings, everything else as it was."""
+    for name in sorted(names, key=lambda node: -int(node.meta["start"])):
+        literal = exp.Literal.string(name.name).sql(dialect="sqlite")
+        answer = answer[: name.meta["start"]] + literal + answer[name.meta["end"] + 1 :]
+    return answer
+
+
+def _with_missing(schema: Schema, missing: dict[str, dict[str, str]]) -> Schema:
+    """The schema with the missing columns, their types still open."""
+    return Schema(
+        tuple(
+            Table(t.name, (*t.columns, *(Column(name, "") for name in missing.get(t.name.lower(), {}).values())))
+            for t in schema.tables
+        )
+    )
+
+
+def _add_columns(context: str, missing: dict[str, dict[str, str]], hints: Hints) -> tuple[str, Schema]:
+    text_type = next((t for t in re.findall(r"\b(?:VARCHAR|TEXT|STRING)\b", context, re.IGNORECASE)), "VARCHAR")
+
+    def added(table: TableText) -> TableText:
+        key = table.name.lower()
+        definitions = [
+            f"{quoted(name)} {_asked_type(hints, (key, lower)) or text_type}"
+            for lower, name in missing.get(key, {}).items()
+        ]
+        return table.with_columns(_spaced(tuple(definitions), table)) if definitions else table
+
+    context = _edited(context, added)
+    return context, parse_schema(context)
+
+
+def _contradicted(schema: Schema, hints: Hints) -> dict[Key, str]:
+    """Columns whose every use asks for another type, and that type."""
+    types: dict[Key, str] = {}
+    for table in schema.tables:
+        for column in table.columns:
+            key = (table.name.lower(), column.name.lower())
+            asked = _asked_type(hints, key)
+            if not column.type or column.temporal or not asked:
+                continue
+            if (asked == "VARCHAR") == column.numeric:
+                types[key] = asked
+    return types
+
+
+def _asked_type(hints: Hints, key: Key) -> str | None:
+    """The type that the literals and the arithmetic of a query ask for; None where they ask for none, or for two."""
+    conditions = hints.conditions.get(key, [])
+    words = any(_is_word(value) or op in ("like", "glob") for op, value in conditions) or key in hints.temporal
+    numbers = [value for _, value in conditions if not isinstance(value, str)]
+    if key in hints.numeric and not words:
+        return "REAL" if any(isinstance(value, float) for value in numbers) else "INTEGER"
+    strict = [value for op, value in conditions if op not in ("like", "glob")]
+    if key not in hints.numeric and key not in hints.temporal and any(map(_is_word, strict)):
+        return "VARCHAR"
+    return None
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and not _NUMBER.fullmatch(value)
+
+
+def _retype(context: str, types: dict[Key, str]) -> str:
+    def changed(table: TableText) -> TableText:
+        name = table.name.lower()
+        return TableText(
+            table.head,
+            tuple(
+                retyped_definition(text, types[name, column.lower()])
+                if (column := column_name(text)) is not None and (name, column.lower()) in types
+                else text
+                for text in table.definitions
+            ),
+            table.tail,
+        )
+
+    return _edited(context, changed)
+
+
+def _edited(context: str, edit: Callable[[TableText], TableText]) -> str:
+    end = context[len(context.rstrip("; \n\t")) :]
+    return join_tables([edit(table) for table in split_tables(context[: len(context) - len(end)])]) + end
+
+
+def _spaced(definitions: tuple[str, ...], table: TableText) -> tuple[str, ...]:
+    """Definitions with the blanks that the table has before its own."""
+    model = table.definitions[-1]
+    blank = model[: len(model) - len(model.lstrip())] if len(table.definitions) > 1 else " "
+    return tuple(blank + text.strip() for text in definitions)
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split()).lower()
