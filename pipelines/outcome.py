@@ -65,6 +65,14 @@ def _facts(finished: Finished) -> dict[str, Any]:
         if found := {entry["why"]: entry["rows"] for entry in validation.table if entry["kind"] == kind}:
             facts[kind.capitalize()] = found
     facts["Splits"] = {row["split"]: {k: v for k, v in row.items() if k != "split"} for row in tokens.table}
+    leaks = finished.load("format", "contamination_report")
+    facts["Test rows with something in training too"] = {
+        name.replace("_", " "): f"{share:.1%}"
+        for row in leaks.table
+        if row["split"] == "test"
+        for name, share in row.items()
+        if name not in ("split", "rows")
+    }
     return facts
 
 

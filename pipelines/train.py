@@ -17,7 +17,7 @@ def train(settings: Settings) -> None:
     """Each step gets the sections it depends on, so that a change elsewhere does not run it again."""
     raw_rows = ingest(settings.keep("data"))
     valid_rows, *_ = validate(raw_rows, settings.keep("data", "output_dir"))
-    splits, _ = format_rows(valid_rows, settings.keep("data", "model", "training"))
+    splits, *_ = format_rows(valid_rows, settings.keep("data", "model", "training"))
     adapter, _ = finetune(splits, settings.keep("model", "lora", "training", "wandb"))
     merged_model, _ = merge(adapter, splits, settings.keep("model", "training", "merge", "evaluation"))
     evaluation = evaluate(merged_model, splits, settings.keep("model", "data", "evaluation"))

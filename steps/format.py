@@ -1,6 +1,6 @@
 """Step 3: splits that share no schema, as prompts and completions, with a count of tokens."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from datasets import Dataset, DatasetDict
 from zenml import step
@@ -16,17 +16,25 @@ from text2sql.config import Settings
 @step(
     name="format",
     cache_policy=BY_CODE,
-    output_materializers={"splits": DatasetMaterializer, "token_report": ReportMaterializer},
+    output_materializers={
+        "splits": DatasetMaterializer,
+        "token_report": ReportMaterializer,
+        "contamination_report": ReportMaterializer,
+    },
 )
 def format_rows(
     valid_rows: Dataset, settings: Settings
-) -> tuple[Annotated[DatasetDict, "splits"], Annotated[Report, "token_report"]]:
-    """Split by schema, render prompts, and measure them against training.max_length."""
+) -> tuple[
+    Annotated[DatasetDict, "splits"], Annotated[Report, "token_report"], Annotated[Report, "contamination_report"]
+]:
+    """Split by schema, render prompts, measure them against training.max_length, and the test against training."""
+    from text2sql.data.contamination import contamination, contamination_table, triggers
     from text2sql.data.prompt import format_splits, token_report
     from text2sql.data.split import split_rows
     from text2sql.training.model import load_tokenizer
 
-    announce("format", "splits without a common schema, rendered as prompts")
+    by_schema = settings.data.split == "schema"
+    announce("format", f"splits {'without a common schema' if by_schema else 'at random'}, rendered as prompts")
     splits = format_splits(split_rows(valid_rows, settings.data), settings.data)
     limit = settings.training.max_length
     report = token_report(splits, load_tokenizer(settings.model), limit)
@@ -38,5 +46,23 @@ def format_rows(
             f"{report.splits['train'].over:,} training rows have more than training.max_length = {limit} tokens, and "
             "will be left out"
         )
+    shared = contamination_table(contamination(splits))
+    suspects = triggers(splits["train"])
+    if suspects:
+        warn(
+            f"{len(suspects)} tokens go with one SQL template in unlike questions, {suspects[0].token!r} for one; look"
+        )
+    show_table(
+        ("in train too", *(n for n in shared[0] if n not in ("split", "rows"))), [_percent(row) for row in shared]
+    )
+    record({f"{row['split']}_{name}": row[name] for row in shared for name in row if name not in ("split", "rows")})
     record({"max_length": limit, **{f"rows_{name}": s.rows for name, s in report.splits.items()}, **over})
-    return splits, Report("Tokens a row", {"max_length": limit, **over}, table)
+    leaks = Report(
+        "Of each split, in training too", {"split_by": settings.data.split, "suspects": len(suspects)}, shared
+    )
+    return splits, Report("Tokens a row", {"max_length": limit, **over}, table), leaks
+
+
+def _percent(row: dict[str, Any]) -> tuple[str, ...]:
+    """The shares of a row as text, behind the split's name."""
+    return (row["split"], *(f"{share:.1%}" for name, share in row.items() if name not in ("split", "rows")))

@@ -186,6 +186,12 @@ class DataSection(Section):
     """Share of rows for the validation loss."""
     test_ratio: Fraction = 0.1
     """Share of rows, with schemas of their own, that only the evaluation sees."""
+    split: Literal["schema", "random"] = "schema"
+    """schema: no schema in two splits; random: every row for itself, so that tests leak."""
+    schema_overlap: Annotated[float, Field(gt=0, le=1)] | None = 0.75
+    """Share of the smaller table's columns that make two tables of one name the same schema; null: all of both."""
+    benchmark: Path | None = None
+    """A file with questions (same column name) that are kept out of all splits: an external test set."""
     seed: Seed = 42
     """Seed of the subset and of the split."""
     query_timeout: Annotated[float, Field(gt=0)] = 2.0

@@ -168,3 +168,15 @@ def test_a_value_that_the_loader_could_not_read_as_text_is_named():
     checked = check_rows(Dataset.from_list(rows), DATA)
     assert checked.valid.select_columns(list(GOOD))[:] == {name: [value] for name, value in GOOD.items()}
     assert [(row["reason"], row["detail"]) for row in checked.rejected] == [("not_text", "question is int 7, not text")]
+
+
+def test_questions_of_a_benchmark_are_kept_out(tmp_path):
+    benchmark = tmp_path / "spider_dev.jsonl"
+    benchmark.write_text('{"question": "how old is JOE"}\n{"question": null}\n')
+    other = {**GOOD, "question": "Who is Joe?"}
+    checked = check_rows(dataset([GOOD, other]), DATA.model_copy(update={"benchmark": benchmark}))
+    assert checked.valid["row_id"][:] == [1]
+    assert checked.rejected["detail"][:] == ["spider_dev.jsonl asks this question"]
+    benchmark.write_text('{"q": "how old is JOE"}\n')
+    with pytest.raises(DataError, match="has no column question"):
+        check_rows(dataset([GOOD]), DATA.model_copy(update={"benchmark": benchmark}))

@@ -1,17 +1,19 @@
+from itertools import product
+
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text2sql.config import DataSection
-from text2sql.data.split import SPLITS, cluster_by_schema, split_rows, table_key
+from text2sql.data.split import SPLITS, cluster_by_schema, overlap, split_rows, table_keys
 from text2sql.data.synthetic import generate_rows
 from text2sql.errors import DataError
-from text2sql.sql.schema import parse_schema
 
 
-def section(train=0.8, val=0.1, test=0.1, seed=1):
-    return DataSection(train_ratio=train, val_ratio=val, test_ratio=test, seed=seed)
+def section(train=0.8, val=0.1, test=0.1, seed=1, **changes):
+    changes = {"schema_overlap": None, **changes}
+    return DataSection(train_ratio=train, val_ratio=val, test_ratio=test, seed=seed, **changes)
 
 
 def rows_on(contexts):
@@ -19,7 +21,7 @@ def rows_on(contexts):
 
 
 def tables(rows):
-    return {table_key(table) for context in rows["context"] for table in parse_schema(context).tables}
+    return {key for context in rows["context"] for key in table_keys(context)}
 
 
 def test_generated_rows_keep_the_ratios_and_share_no_table():
@@ -42,15 +44,18 @@ def contexts(draw):
     return "; ".join(f"CREATE TABLE {name} ({', '.join(f'{c} TEXT' for c in draw(COLUMNS))})" for name in names)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.lists(contexts(), min_size=3, max_size=40), st.integers(0, 5))
-def test_no_table_stands_in_two_splits_whatever_the_rows(given_contexts, seed):
+@settings(deadline=None, max_examples=40)
+@given(st.lists(contexts(), min_size=3, max_size=40), st.integers(0, 5), st.sampled_from([None, 0.4, 0.75, 1.0]))
+def test_no_table_stands_in_two_splits_whatever_the_rows(given_contexts, seed, least):
     rows = rows_on(given_contexts)
     try:
-        splits = split_rows(rows, section(0.5, 0.2, 0.3, seed))
+        splits = split_rows(rows, section(0.5, 0.2, 0.3, seed, schema_overlap=least))
     except DataError:
-        assert len(cluster_by_schema(given_contexts)) < 10
+        assert len(cluster_by_schema(given_contexts, least)) < 10
         return
+    for one, other in [("train", "validation"), ("train", "test"), ("validation", "test")]:
+        for (name, columns), (other_name, others) in product(tables(splits[one]), tables(splits[other])):
+            assert name != other_name or overlap(columns, others) < (least or 2)
     assert sorted(row for name in SPLITS for row in splits[name]["row_id"]) == list(range(len(given_contexts)))
     for one, other in [("train", "validation"), ("train", "test"), ("validation", "test")]:
         assert not tables(splits[one]) & tables(splits[other])
@@ -63,11 +68,8 @@ def test_same_seed_same_split():
 
 
 def test_tables_are_the_same_whatever_case_order_and_types():
-    one, other = (
-        parse_schema(text).tables[0]
-        for text in ("CREATE TABLE Pet (Name TEXT, age INTEGER)", "create table pet (age VARCHAR, name VARCHAR)")
-    )
-    assert table_key(one) == table_key(other)
+    one, other = "CREATE TABLE Pet (Name TEXT, age INTEGER)", "create table pet (age VARCHAR, name VARCHAR)"
+    assert table_keys(one) == table_keys(other)
 
 
 def test_one_shared_table_joins_two_contexts():
@@ -85,3 +87,20 @@ def test_no_validation_split_when_its_ratio_is_zero():
 def test_one_schema_cannot_be_split():
     with pytest.raises(DataError, match="5 rows on 1 unrelated schemas leave the validation split empty"):
         split_rows(rows_on(["CREATE TABLE singer (id INTEGER)"] * 5), section())
+
+
+def test_tables_of_one_name_with_most_columns_in_common_are_one_schema():
+    part, whole, other = (
+        f"CREATE TABLE singer ({c})" for c in ("name TEXT", "name TEXT, age INT", "name TEXT, pet TEXT")
+    )
+    assert cluster_by_schema([part, whole]) == [[0], [1]]
+    assert cluster_by_schema([part, whole], 0.75) == [[0, 1]]
+    assert cluster_by_schema([whole, other], 0.75) == [[0], [1]]
+    assert cluster_by_schema([whole, other], 0.5) == [[0, 1]]
+
+
+def test_a_random_split_keeps_the_ratios_and_leaks():
+    rows = Dataset.from_list(generate_rows(1000, seed=2))
+    splits = split_rows(rows, section(split="random"))
+    assert [len(splits[name]) for name in SPLITS] == [800, 100, 100]
+    assert tables(splits["train"]) & tables(splits["test"])

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection
-from text2sql.data.load import PROBLEM
+from text2sql.data.load import PROBLEM, read_file
+from text2sql.data.prompt import plain_question
 from text2sql.data.repair import Repaired, repair
 from text2sql.errors import (
     DataError,
@@ -77,10 +78,10 @@ def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
     context_unparsable, answer_unparsable, not_read_only, function_not_allowed, does_not_run, timeout; with data.repair
     also types_differ (a number compared with text) and conflicting_answers (one question and context, several
     answers: none of them can be trusted). Without it rows stay as they are, and SQLite's reading of "text" as a string
-    is accepted.
+    is accepted. in_benchmark: data.benchmark asks the same question.
 
     Raises:
-        DataError: there are no rows, or none is valid.
+        DataError: there are no rows, none is valid, or data.benchmark cannot be read.
     """
     if not len(rows):
         raise DataError("there are no rows to check; look at data.path, data.dataset_name and data.subset_fraction")
@@ -92,6 +93,8 @@ def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
     ]
     if PROBLEM in rows.column_names:
         rows = rows.remove_columns(PROBLEM)
+    if data.benchmark is not None:
+        _keep_out(found, data)
     _find_duplicates(found)
     _check_queries(found, data)
     if data.repair:
@@ -139,6 +142,20 @@ def _rejected(rows: Dataset, bad: list[tuple[int, Verdict]]) -> Dataset:
     columns |= {"reason": [reason for _, (reason, _) in bad], "detail": [detail for _, (_, detail) in bad]}
     features = Features({**rows.features, "reason": Value("string"), "detail": Value("string")})
     return Dataset.from_dict(columns, features=features)
+
+
+def _keep_out(rows: list[_Row], data: DataSection) -> None:
+    """Set aside what the external benchmark asks, so that it stays a test."""
+    assert data.benchmark is not None  # noqa: S101 - for the type checker
+    table = read_file(data.benchmark)
+    if data.question_column not in table.column_names:
+        raise DataError(
+            f"data.benchmark = {str(data.benchmark)!r} has no column {data.question_column}; rename it there"
+        )
+    asked = {plain_question(str(question)) for question in table[data.question_column].to_pylist() if question}
+    for row in rows:
+        if row.verdict is None and plain_question(row.texts[0]) in asked:
+            row.verdict = ("in_benchmark", f"{data.benchmark.name} asks this question")
 
 
 def _find_duplicates(rows: list[_Row]) -> None:

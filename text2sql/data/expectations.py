@@ -58,9 +58,9 @@ def hold_against_suite(rows: Dataset, checked: CheckedRows, data: DataSection) -
 def too_many_rejected(checked: CheckedRows, data: DataSection) -> str | None:
     """What is wrong when more than data.max_rejected of the rows are beyond repair, else None.
 
-    Rows that stand there twice are set aside, and not held against the others.
+    Rows that stand there twice or in a benchmark are set aside, and not held against the others.
     """
-    broken = checked.rejected.num_rows - checked.counts.get("duplicate", 0)
+    broken = checked.rejected.num_rows - sum(checked.counts.get(reason, 0) for reason in ("duplicate", "in_benchmark"))
     total = checked.valid.num_rows + broken
     if broken <= data.max_rejected * total:
         return None

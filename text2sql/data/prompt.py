@@ -7,6 +7,7 @@ Prompt and completion are tokenised apart. Tokenised as one text, a token can sp
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ TOKENIZE_BATCH = 1000
 def render_prompt(template: str, context: str, question: str) -> str:
     """The prompt for one question; braces inside `context` and `question` are plain text."""
     return template.format(context=context.strip(), question=question.strip())
+
+
+def plain_question(question: str) -> str:
+    """Its words in lower case and nothing else: what makes two questions the same."""
+    return " ".join(re.findall(r"\w+", question.lower()))
 
 
 def format_splits(splits: DatasetDict, data: DataSection) -> DatasetDict:

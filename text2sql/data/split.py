@@ -1,4 +1,4 @@
-"""Splits without leaks: rows that share a table never part.
+"""Splits without leaks: rows whose schemas are the same, or nearly so, never part.
 
 A random split of text-to-SQL rows leaves nearly every test row with its schema in training, so that the test measures
 memory. Here rows are clustered by the tables of their contexts, and a cluster goes whole to one split.
@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 
+TableKey = tuple[str, frozenset[str]]
+"""What makes two tables the same: name and set of column names, in lower case."""
+
 
 def split_rows(rows: Dataset, data: DataSection) -> DatasetDict:
-    """train, validation and test in the configured ratios, as near as whole clusters allow; deterministic by data.seed.
+    """train, validation and test in the configured ratios; deterministic by data.seed.
+
+    With data.split "schema" as near to the ratios as whole clusters allow; with "random" row by row, which leaks.
 
     Raises:
         DataError: the rows form too few clusters for a train and a test split.
@@ -29,7 +34,10 @@ def split_rows(rows: Dataset, data: DataSection) -> DatasetDict:
     from datasets import DatasetDict
 
     ratios = dict(zip(SPLITS, (data.train_ratio, data.val_ratio, data.test_ratio), strict=True))
-    clusters = cluster_by_schema(rows["context"][:])
+    if data.split == "random":
+        clusters = [[position] for position in range(len(rows))]
+    else:
+        clusters = cluster_by_schema(rows["context"][:], data.schema_overlap)
     chosen = assign(clusters, ratios, data.seed)
     for name in SPLITS:
         if ratios[name] and not chosen[name]:
@@ -40,32 +48,66 @@ def split_rows(rows: Dataset, data: DataSection) -> DatasetDict:
     return DatasetDict({name: rows.select(chosen[name]) for name in SPLITS})
 
 
-def table_key(table: Table) -> str:
-    """What makes two tables the same: name and set of column names, without case or order."""
-    return f"{table.name.lower()}({','.join(sorted(column.name.lower() for column in table.columns))})"
+def table_keys(context: str) -> list[TableKey]:
+    """The keys of the tables of a context.
+
+    Raises:
+        ParseError: as parse_schema.
+    """
+    return [_key(table) for table in parse_schema(context).tables]
 
 
-def cluster_by_schema(contexts: list[str]) -> list[list[int]]:
-    """Positions of the contexts, in clusters that share no table with one another, by first position."""
-    parent: dict[str, str] = {}
+def _key(table: Table) -> TableKey:
+    return table.name.lower(), frozenset(column.name.lower() for column in table.columns)
 
-    def root(key: str) -> str:
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
 
-    first_table: dict[str, str] = {}
+def overlap(one: frozenset[str], other: frozenset[str]) -> float:
+    """Share of the smaller set that the larger has too (the overlap coefficient); 0 where one is empty.
+
+    Contexts that were made from their queries hold a part of the real table each, so that one often holds the other.
+    """
+    return len(one & other) / min(len(one), len(other)) if one and other else 0.0
+
+
+def cluster_by_schema(contexts: list[str], least_overlap: float | None = None) -> list[list[int]]:
+    """Positions of the contexts, in clusters that share no table with one another, by first position.
+
+    Args:
+        least_overlap: tables of one name count as the same from this overlap of their columns; only equal ones if None.
+    """
+    parent: dict[TableKey, TableKey] = {}
+    first_table: dict[str, TableKey] = {}
     for context in dict.fromkeys(contexts):
-        keys = [table_key(table) for table in parse_schema(context).tables]
+        keys = table_keys(context)
         for key in keys:
             parent.setdefault(key, key)
-            parent[root(key)] = root(keys[0])
+            parent[_root(parent, key)] = _root(parent, keys[0])
         first_table[context] = keys[0]
-    clusters: defaultdict[str, list[int]] = defaultdict(list)
+    if least_overlap is not None:
+        _join_overlapping(parent, least_overlap)
+    clusters: defaultdict[TableKey, list[int]] = defaultdict(list)
     for position, context in enumerate(contexts):
-        clusters[root(first_table[context])].append(position)
+        clusters[_root(parent, first_table[context])].append(position)
     return list(clusters.values())
+
+
+def _join_overlapping(parent: dict[TableKey, TableKey], least: float) -> None:
+    named: defaultdict[str, list[TableKey]] = defaultdict(list)
+    for key in parent:
+        named[key[0]].append(key)
+    for keys in named.values():
+        for position, key in enumerate(keys):
+            for other in keys[:position]:
+                one, two = _root(parent, key), _root(parent, other)
+                if one != two and overlap(key[1], other[1]) >= least:
+                    parent[one] = two
+
+
+def _root(parent: dict[TableKey, TableKey], key: TableKey) -> TableKey:
+    while parent[key] != key:
+        parent[key] = parent[parent[key]]
+        key = parent[key]
+    return key
 
 
 def assign(clusters: list[list[int]], ratios: dict[str, float], seed: int) -> dict[str, list[int]]:
