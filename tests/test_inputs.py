@@ -35,6 +35,17 @@ def test_fills_checksums_in(tmp_path: Path, model: Path):
     assert (found.model.name, found.model.sha256) == ("models/tiny", sha256_folder(model))
 
 
+def test_a_benchmark_is_found_and_fingerprinted_too(tmp_path: Path, model: Path):
+    (tmp_path / "dev.csv").write_text("question\nWho?\n")
+    found = resolve_inputs(settings(data={"benchmark": "dev.csv"}))
+    assert found.data.benchmark_sha256 == hashlib.sha256(b"question\nWho?\n").hexdigest()
+    assert resolve_inputs(found) == found
+    with pytest.raises(DataError, match=r"data.benchmark = 'no.csv': no such file; correct it, or leave it out"):
+        resolve_inputs(settings(data={"benchmark": "no.csv"}))
+    with pytest.raises(DataError, match=r"has SHA-256 .* and data.benchmark_sha256 asks for 0{64}"):
+        resolve_inputs(settings(data={"benchmark": "dev.csv", "benchmark_sha256": "0" * 64}))
+
+
 def test_a_changed_file_has_another_checksum_under_the_same_name(model: Path):
     before = resolve_inputs(settings(model={"name": "models/tiny"}))
     (model / "config.json").write_text('{"a": 1}')

@@ -192,6 +192,8 @@ class DataSection(Section):
     """Share of the smaller table's columns that make two tables of one name the same schema; null: all of both."""
     benchmark: Path | None = None
     """A file with questions (same column name) that are kept out of all splits: an external test set."""
+    benchmark_sha256: Sha256 | None = None
+    """Checksum of the benchmark, as sha256 is of the local file."""
     seed: Seed = 42
     """Seed of the subset and of the split."""
     query_timeout: Annotated[float, Field(gt=0)] = 2.0

@@ -20,10 +20,10 @@ PROJECT = Path(__file__).parents[1]
 
 
 def resolve_inputs(settings: Settings) -> Settings:
-    """The settings with `data.path` and `model.name` found, and their checksums filled in.
+    """The settings with `data.path`, `data.benchmark` and `model.name` found, and their checksums filled in.
 
     Raises:
-        DataError: the data file is missing, unreadable, or not the one that `data.sha256` names.
+        DataError: the data file or the benchmark is missing, unreadable, or not the one that its checksum names.
         ModelError: likewise for a local model folder.
     """
     data, model = _resolve_data(settings.data), _resolve_model(settings.model)
@@ -50,17 +50,31 @@ def _locate(path: Path) -> Path | None:
 
 
 def _resolve_data(data: DataSection) -> DataSection:
-    if data.path is None:
-        return data
-    path = _locate(data.path)
-    if path is None:
-        raise DataError(
-            f"data.path = {str(data.path)!r}: no such file; correct it, or leave it out to use dataset_name"
+    found: dict[str, object] = {}
+    if data.path is not None:
+        path = _data_file(data.path, "data.path", "leave it out to use dataset_name")
+        found["path"] = path
+        found["sha256"] = _file_checksum(path, "data.path", "data.sha256", data.sha256)
+    if data.benchmark is not None:
+        path = _data_file(data.benchmark, "data.benchmark", "leave it out")
+        found["benchmark"] = path
+        found["benchmark_sha256"] = _file_checksum(
+            path, "data.benchmark", "data.benchmark_sha256", data.benchmark_sha256
         )
+    return data.model_copy(update=found)
+
+
+def _data_file(given: Path, key: str, otherwise: str) -> Path:
+    path = _locate(given)
+    if path is None:
+        raise DataError(f"{key} = {str(given)!r}: no such file; correct it, or {otherwise}")
     if not path.is_file():
-        raise DataError(f"data.path = {str(data.path)!r} is a folder; name one .json, .jsonl, .csv or .parquet file")
-    digest = _checksum(lambda: sha256_file(path), f"data.path = {str(data.path)!r}", "data", data.sha256, DataError)
-    return data.model_copy(update={"path": path, "sha256": digest})
+        raise DataError(f"{key} = {str(given)!r} is a folder; name one .json, .jsonl, .csv or .parquet file")
+    return path
+
+
+def _file_checksum(path: Path, key: str, checksum_key: str, wanted: str | None) -> str:
+    return _checksum(lambda: sha256_file(path), f"{key} = {str(path)!r}", checksum_key, wanted, DataError)
 
 
 def _resolve_model(model: ModelSection) -> ModelSection:
@@ -73,13 +87,13 @@ def _resolve_model(model: ModelSection) -> ModelSection:
         raise ModelError(
             f"model.name = {model.name!r} holds no config.json; name the folder that save_pretrained wrote"
         )
-    digest = _checksum(lambda: sha256_folder(folder), f"model.name = {model.name!r}", "model", model.sha256, ModelError)
+    digest = _checksum(
+        lambda: sha256_folder(folder), f"model.name = {model.name!r}", "model.sha256", model.sha256, ModelError
+    )
     return model.model_copy(update={"name": str(folder), "sha256": digest})
 
 
-def _checksum(
-    compute: Callable[[], str], what: str, section: str, wanted: str | None, error: type[Text2SQLError]
-) -> str:
+def _checksum(compute: Callable[[], str], what: str, key: str, wanted: str | None, error: type[Text2SQLError]) -> str:
     """The checksum of an input, refused with `error` when it cannot be read or is not the one that is wanted."""
     try:
         digest = compute()
@@ -87,8 +101,7 @@ def _checksum(
         raise error(f"{what} cannot be read: {failure.strerror}; check its rights") from failure
     if wanted not in (None, digest):
         raise error(
-            f"{what} has SHA-256 {digest}, and {section}.sha256 asks for {wanted}; restore it, or leave "
-            f"{section}.sha256 out to accept it"
+            f"{what} has SHA-256 {digest}, and {key} asks for {wanted}; restore it, or leave {key} out to accept it"
         )
     return digest
 
