@@ -12,6 +12,7 @@ from pathlib import Path
 
 from text2sql.config import DataSection, ModelSection, Settings
 from text2sql.data.files import sha256_file, sha256_folder
+from text2sql.data.load import is_prepared
 from text2sql.errors import DataError, ModelError, Text2SQLError
 from text2sql.hub import check_on_hub
 
@@ -52,7 +53,7 @@ def _locate(path: Path) -> Path | None:
 def _resolve_data(data: DataSection) -> DataSection:
     found: dict[str, object] = {}
     if data.path is not None:
-        path = _data_file(data.path, "data.path", "leave it out to use dataset_name")
+        path = _data_file(data.path, "data.path", "leave it out to use dataset_name", prepared=True)
         found["path"] = path
         found["sha256"] = _file_checksum(path, "data.path", "data.sha256", data.sha256)
     if data.benchmark is not None:
@@ -64,17 +65,18 @@ def _resolve_data(data: DataSection) -> DataSection:
     return data.model_copy(update=found)
 
 
-def _data_file(given: Path, key: str, otherwise: str) -> Path:
+def _data_file(given: Path, key: str, otherwise: str, prepared: bool = False) -> Path:
     path = _locate(given)
     if path is None:
         raise DataError(f"{key} = {str(given)!r}: no such file; correct it, or {otherwise}")
-    if not path.is_file():
+    if not path.is_file() and not (prepared and is_prepared(path)):
         raise DataError(f"{key} = {str(given)!r} is a folder; name one .json, .jsonl, .csv or .parquet file")
     return path
 
 
 def _file_checksum(path: Path, key: str, checksum_key: str, wanted: str | None) -> str:
-    return _checksum(lambda: sha256_file(path), f"{key} = {str(path)!r}", checksum_key, wanted, DataError)
+    checksum = sha256_folder if path.is_dir() else sha256_file
+    return _checksum(lambda: checksum(path), f"{key} = {str(path)!r}", checksum_key, wanted, DataError)
 
 
 def _resolve_model(model: ModelSection) -> ModelSection:

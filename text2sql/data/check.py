@@ -126,13 +126,13 @@ def _mended(rows: Dataset, found: list[_Row]) -> Dataset:
     from datasets import Dataset
 
     columns = rows[:]
-    originals = {name: columns[name.removeprefix("original_")] for name in ORIGINAL}
-    columns |= {
-        name: [text if row.repairs else "" for text, row in zip(texts, found, strict=True)]
-        for name, texts in originals.items()
-    }
+    if "repairs" not in columns:  # prepared rows have been mended, and know their originals
+        for name in ORIGINAL:
+            texts = columns[name.removeprefix("original_")]
+            columns[name] = [text if row.repairs else "" for text, row in zip(texts, found, strict=True)]
+        columns["repairs"] = [",".join(row.repairs) for row in found]
     columns |= {name: [row.texts[i] for row in found] for i, name in enumerate(FIELDS)}
-    return Dataset.from_dict({**columns, "repairs": [",".join(row.repairs) for row in found]})
+    return Dataset.from_dict(columns)
 
 
 def _rejected(rows: Dataset, bad: list[tuple[int, Verdict]]) -> Dataset:

@@ -43,6 +43,8 @@ def load_rows(data: DataSection) -> Dataset:
     import numpy as np
     from datasets import Dataset
 
+    if data.path is not None and is_prepared(data.path):
+        return _read_prepared(data.path)
     if data.path is not None:
         table, source = read_file(data.path), str(data.path)
     elif data.dataset_name == SYNTHETIC:
@@ -56,6 +58,27 @@ def load_rows(data: DataSection) -> Dataset:
         drawn = np.random.default_rng(data.seed).permutation(table.num_rows)[:rows_used]
         table = table.take(np.sort(drawn))
     return Dataset(table.combine_chunks())
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether `python -m text2sql prepare` wrote this folder."""
+    return (path / "dataset_dict.json").is_file()
+
+
+def _read_prepared(folder: Path) -> Dataset:
+    """The rows of a prepared folder in one table, each with the `split` that it is in."""
+    import pyarrow as pa
+    from datasets import concatenate_datasets, load_from_disk
+
+    try:
+        splits = load_from_disk(str(folder))
+        parts = [rows.add_column("split", [name] * rows.num_rows) for name, rows in splits.items()]
+        rows = concatenate_datasets(parts)
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        raise DataError(f"{folder}: not a sound prepared folder ({_first_line(error)}); prepare it again") from None
+    if not rows.num_rows:
+        raise DataError(f"{folder}: no rows; prepare it again")
+    return rows.remove_columns([name for name in ("prompt", "completion") if name in rows.column_names])
 
 
 def read_file(path: Path) -> pa.Table:

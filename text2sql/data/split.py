@@ -24,7 +24,7 @@ TableKey = tuple[str, frozenset[str]]
 
 
 def split_rows(rows: Dataset, data: DataSection) -> DatasetDict:
-    """train, validation and test in the configured ratios; deterministic by data.seed.
+    """train, validation and test in the configured ratios; deterministic by data.seed. Prepared rows stay as they are.
 
     With data.split "schema" as near to the ratios as whole clusters allow; with "random" row by row, which leaks.
 
@@ -33,6 +33,10 @@ def split_rows(rows: Dataset, data: DataSection) -> DatasetDict:
     """
     from datasets import DatasetDict
 
+    if "split" in rows.column_names:  # prepared rows are split already
+        found = rows["split"][:]
+        parts = {name: rows.select([i for i, split in enumerate(found) if split == name]) for name in SPLITS}
+        return DatasetDict({name: part.remove_columns("split") for name, part in parts.items()})
     ratios = dict(zip(SPLITS, (data.train_ratio, data.val_ratio, data.test_ratio), strict=True))
     if data.split == "random":
         clusters = [[position] for position in range(len(rows))]
