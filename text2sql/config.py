@@ -13,6 +13,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationInfo,
     field_validator,
@@ -159,6 +160,26 @@ class SyntheticSection(Section):
     """full: every phrasing and construct; base: the part that the embedded base model was trained on."""
 
 
+class RealisticSection(Section):
+    """What contexts get that have no more in them than their answer uses; nothing by default."""
+
+    distractor_columns: NonNegativeInt = 0
+    """At most this many columns a table, from other rows of the split, never one that could be meant."""
+    distractor_tables: NonNegativeInt = 0
+    """At most this many tables, likewise."""
+    keys: bool = False
+    """PRIMARY KEY for columns that name their table."""
+    types: bool = False
+    """Types by name for columns that the answer does not use."""
+    shuffle: bool = False
+    """Tables, and columns in them, in any order."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is asked for."""
+        return bool(self.distractor_columns or self.distractor_tables or self.keys or self.types or self.shuffle)
+
+
 class DataSection(Section):
     """The rows: where they come from, how they are split, and how a prompt is written."""
 
@@ -202,6 +223,8 @@ class DataSection(Section):
     """Mend rows where one meaning is possible, and read double-quoted text strictly; rows as they are without it."""
     max_rejected: Fraction = 0.15
     """Share of rows that may be beyond repair; with more of them validation fails."""
+    realistic: RealisticSection = RealisticSection()
+    """Schemas made as rich as real ones."""
     prompt_template: str = DEFAULT_PROMPT
     """The prompt, with {context} and {question} in it; schema first lets servers cache the prefix."""
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from text2sql.data.realistic import make_realistic
 from text2sql.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,11 +34,15 @@ def plain_question(question: str) -> str:
 
 
 def format_splits(splits: DatasetDict, data: DataSection) -> DatasetDict:
-    """The splits with two more columns, `prompt` and `completion` (the gold SQL without surrounding whitespace)."""
+    """The splits with two more columns, `prompt` and `completion` (the gold SQL without surrounding whitespace).
+
+    With data.realistic, contexts are made richer first, each split's from its own rows.
+    """
     from datasets import DatasetDict
 
     formatted = DatasetDict()
-    for name, rows in splits.items():
+    for name, plain in splits.items():
+        rows = make_realistic(plain, data.realistic, data.seed, data.query_timeout)
         contexts, questions, answers = rows["context"][:], rows["question"][:], rows["answer"][:]
         prompts = [render_prompt(data.prompt_template, c, q) for c, q in zip(contexts, questions, strict=True)]
         taken = [column for column in ("prompt", "completion") if column in rows.column_names]

@@ -1,0 +1,163 @@
+"""Schemas as in real databases: more columns and tables than the question needs, keys, types, any order.
+
+Contexts that were inferred from their queries hold what the answer uses and nothing else, so that a model never learns
+to choose. What is added comes from other rows of the same set, and never what could be meant too: no column whose name
+shares a word with the question, the SQL or the schema, and no table of a name that they speak of.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from text2sql.config import RealisticSection
+from text2sql.sql.ddl import TableText, column_name, retyped_definition, split_tables
+from text2sql.sql.workers import map_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_ID = re.compile(r"(?:^|_)id$|^id|[a-z]Id$|ID$")
+_TYPES = tuple(
+    (re.compile(rf"(?:^|_)(?:{names})(?:_|$)", re.IGNORECASE), type_)
+    for names, type_ in (
+        ("date|birthday|on|at|date_of_birth", "DATE"),
+        ("price|cost|amount|salary|rate|ratio|percent|balance|score|budget|weight|height", "REAL"),
+        ("age|year|count|number|num|total|quantity|rank|population|capacity", "INTEGER"),
+    )
+)
+_STAR = re.compile(r"\bSELECT\s+(?:DISTINCT\s+)?(?:\w+\.)?\*", re.IGNORECASE)
+_TRIES = 20
+
+
+def make_realistic(rows: Dataset, wanted: RealisticSection, seed: int, timeout: float) -> Dataset:
+    """The rows with contexts as `wanted` asks; deterministic by seed, context and question, whatever their order.
+
+    What is added comes from these rows alone: make splits first. A context on which the gold would no longer run stays
+    as it is, and so does that of SELECT *, whose result would change. The context before is kept in `plain_context`.
+    """
+    if not wanted.changes or not rows.num_rows:
+        return rows
+    plain, questions, answers = rows["context"][:], rows["question"][:], rows["answer"][:]
+    pool = _pool(plain)
+    made = [_realistic(*row, pool, wanted, seed) for row in zip(plain, questions, answers, strict=True)]
+    items = [(context, answer, timeout, False) for context, answer in zip(made, answers, strict=True)]
+    verdicts = map_rows("text2sql.data.check:check_item", items, 30.0 + 2 * timeout, lambda _item, reason: reason)
+    kept = [old if verdict else new for old, new, verdict in zip(plain, made, verdicts, strict=True)]
+    return rows.remove_columns("context").add_column("context", kept).add_column("plain_context", plain)
+
+
+def _pool(contexts: Sequence[str]) -> list[TableText]:
+    """Every table of the rows once, in the order of their names."""
+    tables: dict[str, TableText] = {}
+    for context in dict.fromkeys(contexts):
+        for table in split_tables(context):
+            tables.setdefault(f"{table.name.lower()}({','.join(sorted(c.lower() for c in table.columns))})", table)
+    return [tables[key] for key in sorted(tables)]
+
+
+def _realistic(
+    context: str, question: str, answer: str, pool: list[TableText], wanted: RealisticSection, seed: int
+) -> str:
+    if _STAR.search(answer):
+        return context
+    rng = random.Random(f"{seed}:{zlib.crc32((context + question).encode())}")
+    tables = [_stripped(table) for table in split_tables(context)]
+    said = _stems(f"{question} {answer}")
+    if wanted.distractor_columns:
+        most = wanted.distractor_columns
+        tables = [_with_columns(table, tables, pool, said, rng.randint(0, most), rng) for table in tables]
+    if wanted.distractor_tables:
+        tables += _more_tables(tables, pool, said, rng.randint(0, wanted.distractor_tables), rng)
+    if wanted.types:
+        tables = [_typed(table, answer) for table in tables]
+    if wanted.shuffle:
+        tables = [_shuffled(table, rng) for table in tables]
+        rng.shuffle(tables)
+    if wanted.keys:
+        tables = [_with_keys(table) for table in tables]
+    return "; ".join(str(table).strip() for table in tables)
+
+
+def _stripped(table: TableText) -> TableText:
+    """One blank between definitions, none before the first."""
+    definitions = [text.strip() for text in table.definitions]
+    return TableText(table.head.strip() + " ", tuple(definitions[:1] + [f" {text}" for text in definitions[1:]]), "")
+
+
+def _stems(text: str) -> set[str]:
+    """Words of a text without their plural s; a column name gives its parts."""
+    return {word.rstrip("s") for word in re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower())}
+
+
+def _with_columns(
+    table: TableText, tables: list[TableText], pool: list[TableText], said: set[str], count: int, rng: random.Random
+) -> TableText:
+    """Columns of other tables whose names share no word with the question, the SQL, or a column that is there."""
+    taken = _stems(" ".join(name for other in tables for name in other.columns)) | said
+    added: list[str] = []
+    for _ in range(_TRIES):
+        if len(added) >= count or not pool:
+            break
+        text = rng.choice(rng.choice(pool).definitions).strip()
+        name = column_name(text)
+        if name is None or _stems(name) & taken or not _stems(name):
+            continue
+        taken |= _stems(name)
+        added.append(f" {text}")
+    return table.with_columns(tuple(added))
+
+
+def _more_tables(
+    tables: list[TableText], pool: list[TableText], said: set[str], count: int, rng: random.Random
+) -> list[TableText]:
+    taken = {table.name.lower() for table in tables}
+    columns = {name.lower() for table in tables for name in table.columns}
+    added: list[TableText] = []
+    for _ in range(_TRIES):
+        if len(added) >= count or not pool:
+            break
+        table = rng.choice(pool)
+        meant = _stems(table.name) & said or {name.lower() for name in table.columns} & columns
+        if table.name.lower() in taken or meant:
+            continue
+        taken.add(table.name.lower())
+        added.append(_stripped(table))
+    return added
+
+
+def _typed(table: TableText, answer: str) -> TableText:
+    """Types that names tell, for columns that the SQL does not use; those that it uses have theirs from that use."""
+    used = set(re.findall(r"\w+", answer.lower()))
+
+    def typed(text: str) -> str:
+        name = column_name(text)
+        if name is None or name.lower() in used:
+            return text
+        by_name = (type_ for pattern, type_ in _TYPES if pattern.search(name))
+        found = next(by_name, "INTEGER" if _ID.search(name) else None)
+        return retyped_definition(text, found) if found else text
+
+    return TableText(table.head, tuple(map(typed, table.definitions)), table.tail)
+
+
+def _shuffled(table: TableText, rng: random.Random) -> TableText:
+    columns = [text.strip() for text in table.definitions if column_name(text) is not None]
+    rules = [text.strip() for text in table.definitions if column_name(text) is None]
+    rng.shuffle(columns)
+    texts = [*columns, *rules]
+    return TableText(table.head, tuple(texts[:1] + [f" {text}" for text in texts[1:]]), table.tail)
+
+
+def _with_keys(table: TableText) -> TableText:
+    """PRIMARY KEY for the column that names the table: id, or <table>_id."""
+    if "PRIMARY KEY" in str(table).upper():
+        return table
+    own = {"id", f"{table.name.lower()}_id", f"{table.name.lower().rstrip('s')}_id", f"{table.name.lower()}id"}
+    key = next((name for name in table.columns if name.lower() in own), None)
+    if key is None:
+        return table
+    return TableText(table.head, (*table.definitions, f" PRIMARY KEY ({key})"), table.tail)
