@@ -36,10 +36,15 @@ def write_results(finished: Finished, settings: Settings) -> Outcome:
     evaluation = finished.load("evaluate", "evaluation")
     verdict = finished.load("promote", "verdict")
     history = finished.load("finetune", "training_history")
-    facts = _facts(finished)
+    facts = _facts(finished) | _plain(evaluation)
     trained = {"Training rows": facts["Splits"]["train"]["rows"], "Optimizer steps": history.figures["steps"]}
     report = render_report(
-        evaluation, verdict, history=history.points, facts=facts, examples=settings.evaluation.report_examples
+        evaluation,
+        verdict,
+        history=history.points,
+        facts=facts,
+        examples=settings.evaluation.report_examples,
+        seen=_leaks(finished)["same_table"],
     )
     written = export(
         settings.output_dir,
@@ -65,15 +70,26 @@ def _facts(finished: Finished) -> dict[str, Any]:
         if found := {entry["why"]: entry["rows"] for entry in validation.table if entry["kind"] == kind}:
             facts[kind.capitalize()] = found
     facts["Splits"] = {row["split"]: {k: v for k, v in row.items() if k != "split"} for row in tokens.table}
-    leaks = finished.load("format", "contamination_report")
-    facts["Test rows with something in training too"] = {
-        name.replace("_", " "): f"{share:.1%}"
-        for row in leaks.table
-        if row["split"] == "test"
-        for name, share in row.items()
-        if name not in ("split", "rows")
-    }
+    shares = {name.replace("_", " "): f"{share:.1%}" for name, share in _leaks(finished).items()}
+    facts["Test rows with something in training too"] = shares
     return facts
+
+
+def _leaks(finished: Finished) -> dict[str, float]:
+    """What share of the test rows has what in common with training."""
+    rows = finished.load("format", "contamination_report").table
+    [test] = [row for row in rows if row["split"] == "test"]
+    return {name: share for name, share in test.items() if name not in ("split", "rows")}
+
+
+def _plain(evaluation: Evaluation) -> dict[str, Any]:
+    """What the tuned model reaches without the distractors of data.realistic."""
+    if evaluation.plain_schemas is None:
+        return {}
+    from text2sql.evaluation.figures import FIGURES
+
+    known = {figure.label: figure.show(evaluation.plain_schemas.get(figure.key)) for figure in FIGURES}
+    return {"Tuned model on schemas without distractors": known}
 
 
 def show(outcome: Outcome, finished: Finished, settings: Settings) -> None:

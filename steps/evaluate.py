@@ -16,7 +16,9 @@ from text2sql.evaluation.types import Evaluation
 @step(cache_policy=BY_CODE, output_materializers=EvaluationMaterializer)
 def evaluate(merged_model: ModelFolder, splits: DatasetDict, settings: Settings) -> Annotated[Evaluation, "evaluation"]:
     """Answer every test question with both models, and hold the answers against the gold."""
-    from text2sql.evaluation.evaluate import evaluate_systems
+    from dataclasses import replace
+
+    from text2sql.evaluation.evaluate import evaluate_systems, plain_figures
     from text2sql.training.model import load_for_inference
 
     base = settings.model
@@ -26,5 +28,6 @@ def evaluate(merged_model: ModelFolder, splits: DatasetDict, settings: Settings)
         "tuned": lambda: load_for_inference(merged_model.path, trust_remote_code=base.trust_remote_code),
     }
     evaluation = evaluate_systems(splits["test"], systems, settings)
+    evaluation = replace(evaluation, plain_schemas=plain_figures(splits["test"], systems["tuned"], settings))
     record({f"{s.name}_{name}": value for s in evaluation.systems for name, value in s.figures.items()})
     return evaluation

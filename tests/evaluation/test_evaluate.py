@@ -10,7 +10,7 @@ from tests.training_fixtures import settings, tiny_model  # noqa: F401
 from text2sql.config import Settings
 from text2sql.data.prompt import render_prompt
 from text2sql.errors import DataError
-from text2sql.evaluation.evaluate import evaluate_systems, frozen_rows
+from text2sql.evaluation.evaluate import evaluate_systems, frozen_rows, plain_figures
 from text2sql.evaluation.types import Evaluation
 from text2sql.sql.parse import first_statement
 
@@ -59,6 +59,22 @@ def test_systems_answer_the_same_frozen_rows(settings: Settings, tiny_model: Pat
     assert base.predictions == [first_statement(text) for text in base.predictions]
     assert evaluation.model == settings.model.name
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
+
+
+def test_figures_without_distractors_are_those_of_the_plain_schemas(settings: Settings, tiny_model: Path):  # noqa: F811
+    limited = settings.evaluation.model_copy(update={"databases": 2, "max_new_tokens": 8})
+    settings = settings.model_copy(update={"evaluation": limited})
+
+    def load():
+        return AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+
+    plain = rows_of(3, settings.data.prompt_template)
+    assert plain_figures(plain, load, settings) is None
+    rich = plain.remove_columns(["context", "prompt"]).add_column("plain_context", plain["context"][:])
+    rich = rich.add_column("context", ["CREATE TABLE head (name VARCHAR, town VARCHAR, age INTEGER)"] * 3)
+    rich = rich.add_column("prompt", ["something else"] * 3)
+    expected = evaluate_systems(plain, {"tuned": load}, settings).system("tuned").figures
+    assert plain_figures(rich, load, settings) == expected
 
 
 def test_frozen_rows_are_drawn_by_seed_and_keep_their_order():

@@ -259,3 +259,10 @@ class TestInABrowser:
         told = re.search(r'data-told="(.*?)"', seen_by_a_browser(text, tmp_path))
         assert told is not None
         assert told[1] == "1 of 4 shown; 2 of 4 shown; 0 of 4 shown; false; 2 of 4 shown; dark; light"
+
+
+@pytest.mark.parametrize(("seen", "said"), [(0.0, "whose schemas were never trained on"), (0.586, "58.6% of them")])
+def test_the_headline_says_whether_test_schemas_were_trained_on(judged: Evaluation, seen: float, said: str):
+    text = render_report(judged, decide(judged, GateSection()), seen=seen)
+    assert said in text
+    assert ("never trained on" in text) == (not seen)

@@ -65,9 +65,9 @@ class Trigger:
 
 
 def contamination(splits: DatasetDict) -> dict[str, Contamination]:
-    """By split other than train; a split without rows has none."""
+    """By split other than train; a split without rows has none. Distractors of data.realistic do not count."""
     train = splits["train"]
-    tables = _tables(train["context"][:])
+    tables = _tables(_contexts(train))
     by_name: defaultdict[str, set[frozenset[str]]] = defaultdict(set)
     for name, columns in tables:
         by_name[name].add(columns)
@@ -77,12 +77,12 @@ def contamination(splits: DatasetDict) -> dict[str, Contamination]:
     for split, rows in splits.items():
         if split == "train" or not rows.num_rows:
             continue
-        keys = {context: table_keys(context) for context in set(rows["context"])}
+        contexts = _contexts(rows)
+        keys = {context: table_keys(context) for context in set(contexts)}
         same = {context: any(key in tables for key in known) for context, known in keys.items()}
         near = {
             context: same[context] or any(_is_near(key, by_name) for key in known) for context, known in keys.items()
         }
-        contexts = rows["context"][:]
         found[split] = Contamination(
             rows=rows.num_rows,
             same_table=_share(same[context] for context in contexts),
@@ -143,6 +143,11 @@ def _unlike(questions: Sequence[str], token: str) -> bool:
     words = [frozenset(re.findall(r"\w+", question.lower())) - {token} for question in questions[:_PAIRS]]
     pairs = [overlap(one, other) for i, one in enumerate(words) for other in words[:i]]
     return sum(pairs) / len(pairs) <= _TRIGGER_LIKENESS
+
+
+def _contexts(rows: Dataset) -> list[str]:
+    contexts: list[str] = rows["plain_context" if "plain_context" in rows.column_names else "context"][:]
+    return contexts
 
 
 def _tables(contexts: Iterable[str]) -> set[TableKey]:

@@ -15,7 +15,7 @@ from text2sql.data.realistic import make_realistic
 from text2sql.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
     from transformers import PreTrainedTokenizerBase
 
     from text2sql.config import DataSection
@@ -40,18 +40,23 @@ def format_splits(splits: DatasetDict, data: DataSection) -> DatasetDict:
     """
     from datasets import DatasetDict
 
-    formatted = DatasetDict()
-    for name, plain in splits.items():
-        rows = make_realistic(plain, data.realistic, data.seed, data.query_timeout)
-        contexts, questions, answers = rows["context"][:], rows["question"][:], rows["answer"][:]
-        prompts = [render_prompt(data.prompt_template, c, q) for c, q in zip(contexts, questions, strict=True)]
-        taken = [column for column in ("prompt", "completion") if column in rows.column_names]
-        formatted[name] = (
-            rows.remove_columns(taken)
-            .add_column("prompt", prompts)
-            .add_column("completion", [answer.strip() for answer in answers])
-        )
-    return formatted
+    return DatasetDict(
+        {
+            name: format_split(
+                make_realistic(rows, data.realistic, data.seed, data.query_timeout), data.prompt_template
+            )
+            for name, rows in splits.items()
+        }
+    )
+
+
+def format_split(rows: Dataset, template: str) -> Dataset:
+    """The rows with `prompt` and `completion`, made anew where they are there."""
+    contexts, questions, answers = rows["context"][:], rows["question"][:], rows["answer"][:]
+    prompts = [render_prompt(template, c, q) for c, q in zip(contexts, questions, strict=True)]
+    taken = [column for column in ("prompt", "completion") if column in rows.column_names]
+    rows = rows.remove_columns(taken).add_column("prompt", prompts)
+    return rows.add_column("completion", [answer.strip() for answer in answers])
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import Settings
+from text2sql.data.prompt import format_split
 from text2sql.errors import DataError
 from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.types import Evaluation, SystemScores
@@ -68,6 +69,15 @@ def evaluate_systems(rows: Dataset, systems: Mapping[str, Loader], settings: Set
         model=settings.model.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def plain_figures(rows: Dataset, load: Loader, settings: Settings) -> dict[str, float] | None:
+    """One system's figures on the rows as they were before data.realistic; None where that added nothing."""
+    if "plain_context" not in rows.column_names:
+        return None
+    plain = rows.remove_columns("context").rename_column("plain_context", "context")
+    plain = format_split(plain, settings.data.prompt_template)
+    return evaluate_systems(plain, {"tuned": load}, settings).system("tuned").figures
 
 
 def frozen_rows(rows: Dataset, max_rows: int | None, seed: int) -> Dataset:

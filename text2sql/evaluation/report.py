@@ -79,6 +79,7 @@ def render_report(
     history: Sequence[Mapping[str, float]] = (),
     facts: Mapping[str, object] | None = None,
     examples: int = 50,
+    seen: float = 0.0,
 ) -> str:
     """The page as text.
 
@@ -87,6 +88,7 @@ def render_report(
         facts: what is known of the data. A value is shown as it is, a mapping as a list, a mapping of mappings as a
             table, e.g. {"Rows": 8000, "Set aside": {"duplicate": 3}, "Splits": {"train": {"rows": 6400}}}.
         examples: how many predictions are shown at most; half of them wrong ones where there are so many.
+        seen: share of the test rows with a table that training had too.
     """
     rows = comparison_table(evaluation)
     shown = _examples(evaluation, examples)
@@ -103,6 +105,7 @@ def render_report(
             accuracy=FIGURES[0],
             curve=Markup(loss_curve_svg(history)),  # noqa: S704 - numbers and fixed text only
             facts=facts or {},
+            seen=seen,
             examples=shown,
             examples_wrong=sum(example.tuned is None or not example.tuned.score.executed for example in shown),
             kinds=sorted({example.construct for example in shown if example.construct}),

@@ -53,6 +53,8 @@ class Evaluation:
     """Name of the base model."""
     created: str
     """ISO 8601 time, UTC."""
+    plain_schemas: dict[str, float] | None = None
+    """Figures of the tuned model on the same rows without what data.realistic added; None where it added nothing."""
 
     def system(self, name: str) -> SystemScores:
         """The scores of one system.
