@@ -80,15 +80,15 @@ class EvaluationMaterializer(JsonMaterializer):
             for row in comparison_table(data)
         ]
         columns = ("question", "schema", "gold", *(system.name for system in data.systems))
-        examples = zip(
-            data.questions, data.contexts, data.golds, *(system.predictions for system in data.systems), strict=True
-        )
-        shown = [row for row, _ in zip(examples, range(SHOWN), strict=False)]
+        shown = [
+            (row.question, row.context, row.gold, *(system.predictions[i] for system in data.systems))
+            for i, row in enumerate(data.rows[:SHOWN])
+        ]
         return page(
-            f"{len(data.golds)} test rows, base model {data.model}",
+            f"{len(data.rows)} test rows, base model {data.model}",
             [records_table("Figures", figures), ("First rows", columns, shown)],
         )
 
     def extract_metadata(self, data: Evaluation) -> Metadata:
         figures = {f"{s.name}_{name}": value for s in data.systems for name, value in s.figures.items()}
-        return {"rows": len(data.golds), **finite(figures)}
+        return {"rows": len(data.rows), **finite(figures)}

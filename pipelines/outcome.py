@@ -121,7 +121,7 @@ def _comparison(evaluation: Evaluation) -> Any:
 
     from text2sql.evaluation.figures import comparison_table
 
-    table = Table(title=f"{len(evaluation.golds):,} test rows, base {escape(evaluation.model)}", title_justify="left")
+    table = Table(title=f"{len(evaluation.rows):,} test rows, base {escape(evaluation.model)}", title_justify="left")
     table.add_column("")
     for column in ("base", "tuned", "difference"):
         table.add_column(column, justify="right")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from text2sql import errors
-from text2sql.config import Section, Settings
+from text2sql.config import Beats, Section, Settings, Threshold
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
@@ -73,11 +73,11 @@ def test_every_file_is_explained():
 def rows(section: type[Section], prefix: str) -> Iterator[str]:
     for name, field in section.model_fields.items():
         default: Any = field.default
-        if isinstance(default, Section) and not hasattr(default, "min"):
+        if isinstance(default, Section) and not isinstance(default, Threshold | Beats):
             yield from rows(type(default), f"{prefix}{name}.")
             continue
         shown = section().model_dump(mode="json")[name]
-        if isinstance(shown, dict):  # a threshold
+        if isinstance(default, Threshold | Beats):
             shown = {key: value for key, value in shown.items() if value is not None}
         text = json.dumps(shown, ensure_ascii=False)
         text = "see the file" if len(text) > 100 else f"`{text}`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -146,6 +146,8 @@ def valid_keys(section: type[Section] = Settings, prefix: str = "") -> list[str]
     keys: list[str] = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
+        if get_origin(field.annotation) is dict:  # its keys are the user's
+            continue
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, Section):
                 keys += valid_keys(kind, f"{prefix}{name}.")

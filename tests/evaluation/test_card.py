@@ -60,7 +60,7 @@ def test_the_hub_reads_it():
 def test_figures_settings_gate_and_limits_are_in_it():
     text = card(Settings(), facts={"Optimizer steps": 600, "Set aside": {"duplicate": 3}})
     assert "| Execution accuracy | 50.0% | 100.0% | +50.0 pp |" in text
-    assert "- kept: Execution accuracy 1.000 is above the base model's 0.500" in text
+    assert "- kept: Execution accuracy 1.000 against 0.500 of the base model: +50.0 points" in text
     assert "| LoRA | r 16, alpha 32, dropout 0.05, bias none |" in text
     assert "| Set aside: duplicate | 3 |" in text
     assert "## Limits" in text

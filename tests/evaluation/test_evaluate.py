@@ -47,8 +47,8 @@ def test_systems_answer_the_same_frozen_rows(settings: Settings, tiny_model: Pat
     rows = rows_of(9, settings.data.prompt_template)
     evaluation = evaluate_systems(rows, {"base": loader("base"), "tuned": loader("tuned")}, settings)
     assert loaded == ["base", "tuned"]
-    assert len(evaluation.golds) == 5
-    assert set(evaluation.golds) <= set(rows["answer"])
+    assert len(evaluation.rows) == 5
+    assert {row.gold for row in evaluation.rows} <= set(rows["answer"])
     base, tuned = evaluation.system("base"), evaluation.system("tuned")
     assert base.figures == tuned.figures  # the same model
     assert set(base.figures) == {

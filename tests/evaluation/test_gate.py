@@ -4,32 +4,87 @@ import math
 
 import pytest
 
-from text2sql.config import GateSection, Threshold
+from text2sql.config import Beats, GateSection, Threshold, Thresholds
 from text2sql.evaluation.gate import Verdict, decide
-from text2sql.evaluation.types import Evaluation, SystemScores
+from text2sql.evaluation.types import Comparison, Evaluation, SliceScores, SystemScores
 
-OPEN = GateSection(beats_base=False, execution_accuracy=None)
+OPEN = GateSection(beats_base=None, beats_champion=None, max_vacuous=None, execution_accuracy=None)
+BETTER = Beats(significance=0.05)
+NO_WORSE = Beats(margin=0.02)
 
 
-def judged(tuned: dict[str, float], base: dict[str, float] | None = None) -> Evaluation:
-    systems = [] if base is None else [SystemScores("base", base, [], [], 1.0)]
-    systems.append(SystemScores("tuned", tuned, [], [], 1.0))
-    return Evaluation(systems, [], [], [], [], model="m", created="2026-11-23T00:00:00+00:00")
+def judged(tuned: dict[str, float], *comparisons: Comparison, slices: tuple[SliceScores, ...] = ()) -> Evaluation:
+    """The tuned model's figures, and a rival for each comparison."""
+    systems = [
+        SystemScores(c.other, {"execution_accuracy": tuned["execution_accuracy"] - c.difference}, [], [], 1.0)
+        for c in comparisons
+    ]
+    intervals = {name: (value - 0.1, value + 0.1) for name, value in tuned.items()}
+    systems.append(SystemScores("tuned", tuned, [], [], 1.0, intervals))
+    return Evaluation(
+        [], systems, model="m", created="2026-11-23T00:00:00+00:00", comparisons=list(comparisons), slices=list(slices)
+    )
+
+
+def against(other: str, difference: float = 0.1, low: float = 0.05, p_value: float = 0.001) -> Comparison:
+    return Comparison("tuned", other, difference, (low, low + 0.1), 9, 1, p_value)
+
+
+def only_rule(evaluation: Evaluation, **gate):
+    [rule] = decide(evaluation, OPEN.model_copy(update=gate)).rules
+    return rule
 
 
 def test_default_gate_passes_a_tuned_model_that_is_good_and_better():
-    verdict = decide(judged({"execution_accuracy": 0.8}, {"execution_accuracy": 0.3}), GateSection())
+    good = judged({"execution_accuracy": 0.8, "vacuous": 0.1}, against("base"), against("base_few_shot"))
+    verdict = decide(good, GateSection())
     assert verdict.passed
-    assert [rule.name for rule in verdict.rules] == ["beats_base", "execution_accuracy.min"]
-    assert verdict.headline == "Gate passed: 2 rules kept"
+    assert [rule.name for rule in verdict.rules] == [
+        "execution_accuracy.min", "max_vacuous", "beats_base", "beats_base_few_shot", "beats_champion"
+    ]  # fmt: skip
+    assert verdict.headline == "Gate passed: 5 rules kept"
+    assert verdict.rules[0].interval == (pytest.approx(0.7), pytest.approx(0.9))
+    assert verdict.rules[-1].reason == "there is no champion to beat yet"
 
 
-@pytest.mark.parametrize(("tuned", "passed"), [(0.31, True), (0.3, False), (0.29, False)])
-def test_beats_base_means_strictly_above(tuned: float, passed: bool):
-    gate = OPEN.model_copy(update={"beats_base": True})
-    [rule] = decide(judged({"execution_accuracy": tuned}, {"execution_accuracy": 0.3}), gate).rules
-    assert (rule.passed, rule.figure, rule.bound) == (passed, tuned, 0.3)
-    assert ("not above" in rule.reason) is not passed
+@pytest.mark.parametrize(
+    ("difference", "p_value", "passed"),
+    [(0.1, 0.049, True), (0.1, 0.05, False), (0.0, 0.001, False), (-0.1, 0.001, False)],
+)
+def test_better_means_a_difference_above_nothing_that_is_no_luck(difference: float, p_value: float, passed: bool):
+    rule = only_rule(
+        judged({"execution_accuracy": 0.6}, against("base", difference, p_value=p_value)), beats_base=BETTER
+    )
+    assert (rule.name, rule.passed, rule.figure) == ("beats_base", passed, 0.6)
+    assert rule.bound == pytest.approx(0.6 - difference)
+    assert ("not shown to be better" in rule.reason) is not passed
+
+
+@pytest.mark.parametrize(("low", "passed"), [(-0.02, True), (-0.021, False), (0.01, True)])
+def test_no_worse_means_an_interval_that_ends_above_the_margin(low: float, passed: bool):
+    rule = only_rule(
+        judged({"execution_accuracy": 0.6}, against("champion", 0.0, low, p_value=1.0)), beats_champion=NO_WORSE
+    )
+    assert (rule.passed, rule.interval) == (passed, (low, low + 0.1))
+    assert "by more than 2 points" in rule.reason
+
+
+def test_the_few_shot_base_must_be_beaten_too():
+    strong = judged({"execution_accuracy": 0.6}, against("base"), against("base_few_shot", 0.01, p_value=0.4))
+    verdict = decide(strong, OPEN.model_copy(update={"beats_base": BETTER}))
+    assert [(rule.name, rule.passed) for rule in verdict.rules] == [
+        ("beats_base", True),
+        ("beats_base_few_shot", False),
+    ]
+    assert not verdict.passed
+
+
+def test_a_base_that_was_not_compared_is_not_beaten_and_a_missing_champion_is():
+    alone = judged({"execution_accuracy": 1.0})
+    rule = only_rule(alone, beats_base=BETTER)
+    assert not rule.passed
+    assert "not compared with that of the base model" in rule.reason
+    assert only_rule(alone, beats_champion=BETTER).passed
 
 
 @pytest.mark.parametrize(
@@ -41,10 +96,8 @@ def test_beats_base_means_strictly_above(tuned: float, passed: bool):
     ],
 )
 def test_a_maximum_is_inclusive(figure: float, passed: bool, reason: str):
-    gate = OPEN.model_copy(update={"perplexity": Threshold(max=2.0)})
-    verdict = decide(judged({"perplexity": figure}), gate)
-    [rule] = verdict.rules
-    assert (verdict.passed, rule.passed, rule.reason) == (passed, passed, reason)
+    rule = only_rule(judged({"perplexity": figure}), perplexity=Threshold(max=2.0))
+    assert (rule.passed, rule.reason) == (passed, reason)
 
 
 def test_both_bounds_of_a_figure_are_rules_of_their_own():
@@ -58,26 +111,42 @@ def test_both_bounds_of_a_figure_are_rules_of_their_own():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 @pytest.mark.parametrize("threshold", [Threshold(min=0.0), Threshold(max=1e9)])
 def test_a_figure_that_is_missing_or_no_number_breaks_its_rule(value: float | None, threshold: Threshold):
-    gate = OPEN.model_copy(update={"exact_match": threshold})
-    verdict = decide(judged({} if value is None else {"exact_match": value}), gate)
-    [rule] = verdict.rules
-    assert not verdict.passed
+    rule = only_rule(judged({} if value is None else {"exact_match": value}), exact_match=threshold)
+    assert not rule.passed
     assert rule.figure is None
     assert "Exact match of the tuned model" in rule.reason
     assert ("was not measured" if value is None else f"is {value}") in rule.reason
 
 
-@pytest.mark.parametrize("base", [None, {}, {"execution_accuracy": math.nan}])
-def test_beats_base_fails_without_a_base_to_beat(base: dict[str, float] | None):
-    [rule] = decide(judged({"execution_accuracy": 1.0}, base), OPEN.model_copy(update={"beats_base": True})).rules
+def test_slices_have_bounds_of_their_own():
+    extra = SliceScores(
+        "hardness", "extra", 40, {"tuned": {"exact_match": 0.4}}, {"tuned": {"exact_match": (0.3, 0.5)}}
+    )
+    gate = OPEN.model_copy(
+        update={
+            "slices": {
+                "hardness:extra": Thresholds(exact_match=Threshold(min=0.5)),
+                "tables:3": Thresholds(exact_match=Threshold(min=0.1)),
+            }
+        }
+    )
+    verdict = decide(judged({"exact_match": 0.9}, slices=(extra,)), gate)
+    assert [(rule.name, rule.passed, rule.interval) for rule in verdict.rules] == [
+        ("slices.hardness:extra.exact_match.min", False, (0.3, 0.5)),
+        ("slices.tables:3.exact_match.min", False, None),
+    ]
+    assert verdict.rules[0].reason == "Exact match 0.400 on hardness:extra is below the minimum of 0.500"
+    assert verdict.rules[1].reason == "Exact match of the tuned model on tables:3 was not measured"
+
+
+def test_too_many_vacuous_rows_break_the_gate():
+    rule = only_rule(judged({"vacuous": 0.3}), max_vacuous=0.2)
     assert not rule.passed
-    assert rule.bound is None
-    assert "of the base model" in rule.reason
+    assert rule.reason == "Vacuous rows 0.300 is above the maximum of 0.200"
 
 
 def test_a_near_miss_is_shown_with_digits_that_tell_it_from_its_bound():
-    gate = OPEN.model_copy(update={"valid_sql": Threshold(min=0.5)})
-    [rule] = decide(judged({"valid_sql": 0.499_99}), gate).rules
+    rule = only_rule(judged({"valid_sql": 0.499_99}), valid_sql=Threshold(min=0.5))
     assert rule.reason == "Valid SQL 0.499990 is below the minimum of 0.500000"
 
 
@@ -88,13 +157,13 @@ def test_a_gate_without_rules_lets_through_and_says_so():
 
 
 def test_json_round_trip():
-    verdict = decide(judged({"execution_accuracy": math.nan}, {"execution_accuracy": 0.3}), GateSection())
+    verdict = decide(judged({"execution_accuracy": math.nan, "vacuous": 0.0}), GateSection())
     assert Verdict.from_json(verdict.to_json()) == verdict
 
 
 def test_every_figure_of_the_config_can_be_gated():
-    names = [name for name in GateSection.model_fields if name != "beats_base"]
-    gate = GateSection(beats_base=False, **{name: Threshold(min=0.5) for name in names})
+    names = list(Thresholds.model_fields)
+    gate = OPEN.model_copy(update={name: Threshold(min=0.5) for name in names})
     verdict = decide(judged(dict.fromkeys(names, 1.0)), gate)
     assert [rule.name for rule in verdict.rules] == [f"{name}.min" for name in names]
     assert verdict.passed

@@ -15,7 +15,7 @@ from tests.evaluation.evaluations import EQUIVALENT, INVALID, RIGHT, WRONG, eval
 from text2sql.config import GateSection
 from text2sql.evaluation.gate import decide
 from text2sql.evaluation.report import MAX_TEXT, render_report
-from text2sql.evaluation.types import Evaluation, SystemScores
+from text2sql.evaluation.types import Evaluation, SystemScores, TestRow
 
 VOID = {"meta", "link", "img", "input", "br", "hr", "rect", "line", "circle", "polyline"}
 HOSTILE = [
@@ -76,21 +76,21 @@ def hostile(text: str) -> Evaluation:
     clean = evaluation([INVALID], [INVALID], ["c"])
     bad = replace(INVALID, error=text)
     systems = [SystemScores(scores.name, scores.figures, [text], [bad], 1.0) for scores in clean.systems]
-    return Evaluation(systems, [text], [text], [text], [text], text, text)
+    return Evaluation([TestRow(text, text, text, construct=text)], systems, text, text)
 
 
 def test_structure_of_the_page(judged: Evaluation):
     html = page(judged, history=[{"step": 1, "loss": 1.0}], facts={"Rows": 8000})
     assert html.texts["h1"] == ["some/base-model"]
     assert html.texts["h2"] == [
-        "✓ Gate passed: 2 rules kept",
+        "✓ Gate passed: 4 rules kept",
         "Base beside tuned",
         "Execution accuracy by construct",
         "Loss",
         "Data",
         "Examples",
     ]
-    assert html.texts["title"][0] == "some/base-model: Gate passed: 2 rules kept"
+    assert html.texts["title"][0] == "some/base-model: Gate passed: 4 rules kept"
     assert html.all("html")[0]["lang"] == "en"
     assert [row["data-change"] for row in html.all("tr") if "data-change" in row] == [
         "fixed",
@@ -108,7 +108,7 @@ def test_structure_of_the_page(judged: Evaluation):
 
 def test_parts_without_material_are_left_out():
     html = page(evaluation([RIGHT], [RIGHT]))
-    assert html.texts["h2"] == ["✗ Gate failed: 1 of 2 rules broken", "Base beside tuned", "Examples"]
+    assert html.texts["h2"] == ["✗ Gate failed: 1 of 4 rules broken", "Base beside tuned", "Examples"]
     assert "kind" not in {select.get("id") for select in html.all("select")}
 
 
@@ -204,7 +204,7 @@ def test_controls_have_names(judged: Evaluation):
 
 def test_a_report_without_a_base_is_rendered():
     judged = evaluation([RIGHT], [RIGHT])
-    alone = Evaluation(judged.systems[1:], ["q"], ["c"], ["g"], ["k"], "m", "not a date")
+    alone = Evaluation([TestRow("q", "c", "g", construct="k")], judged.systems[1:], "m", "not a date")
     html = page(alone)
     assert "not judged" in html.texts["p"]
 

@@ -13,7 +13,7 @@ from materializers.types import ModelFolder, Report, TrainingHistory
 from text2sql.data.files import list_files, sha256_folder
 from text2sql.errors import ModelError
 from text2sql.evaluation.gate import RuleResult, Verdict
-from text2sql.evaluation.types import Evaluation, RowScore, SystemScores
+from text2sql.evaluation.types import Evaluation, RowScore, SystemScores, TestRow
 
 HOSTILE = "<script>alert(1)</script>"
 ROWS = {"question": ["how many?", HOSTILE, None], "row_id": [0, 1, 2]}
@@ -27,7 +27,7 @@ DATACLASSES = [
         TrainingHistory([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}], {"x": HOSTILE}),
     ),
     ("VerdictMaterializer", Verdict(False, [RuleResult(HOSTILE, 0.1, 0.5, False, "too low")])),
-    ("EvaluationMaterializer", Evaluation([SCORES], [HOSTILE], ["CREATE"], ["SELECT"], ["c"], "m", "2026-01-01")),
+    ("EvaluationMaterializer", Evaluation([TestRow(HOSTILE, "CREATE", "SELECT")], [SCORES], "m", "2026-01-01")),
 ]
 
 

@@ -46,7 +46,7 @@ def config(workdir: Path, tiny_model: Path) -> Path:
         training={"max_steps": 2, "max_length": 512, "save_steps": 1, "eval_steps": 2},
         evaluation={"max_new_tokens": 8, "databases": 2},
         merge={"parity_rows": 2, "min_agreement": 0.0},
-        gate={"beats_base": False, "execution_accuracy": {"min": 0.0}},
+        gate={"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
     )
     values = settings.model_dump(mode="json") | {"name": "test-model", "output_dir": str(workdir / "results")}
     path = workdir / "config.yaml"

@@ -115,7 +115,7 @@ def _opening(evaluation: Evaluation, verdict: Verdict, settings: Settings) -> It
     )
     if is_stand_in(settings.model):
         yield STAND_IN
-    yield f"**{verdict.headline}**, on {len(evaluation.questions)} test questions, {evaluation.created}.\n"
+    yield f"**{verdict.headline}**, on {len(evaluation.rows)} test questions, {evaluation.created}.\n"
 
 
 def _figures(evaluation: Evaluation) -> str:

@@ -14,7 +14,7 @@ from text2sql.config import Settings
 from text2sql.data.prompt import format_split
 from text2sql.errors import DataError
 from text2sql.evaluation.score import score_systems
-from text2sql.evaluation.types import Evaluation, SystemScores
+from text2sql.evaluation.types import Evaluation, SystemScores, TestRow
 from text2sql.sql.parse import first_statement
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def evaluate_systems(rows: Dataset, systems: Mapping[str, Loader], settings: Set
             )
             for name in answers
         ],
-        questions=list(rows["question"]),
-        contexts=list(rows["context"]),
-        golds=list(rows["answer"]),
-        constructs=list(rows["construct"]),
+        rows=[
+            TestRow(row["question"], row["context"], row["answer"], construct=row["construct"])
+            for row in rows.select_columns(["question", "context", "answer", "construct"])
+        ],
         model=settings.model.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

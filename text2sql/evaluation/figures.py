@@ -42,13 +42,25 @@ FIGURES = (
         "answers with the gold query's result on every database made for the row",
     ),
     Figure("exact_match", "Exact match", "share", "higher", "answers equal to the gold query once both are normalised"),
+    Figure(
+        "exact_match_without_values", "Exact match but for values", "share", "higher", "… once literals are masked too"
+    ),
     Figure("valid_sql", "Valid SQL", "share", "higher", "answers that parse, only read, and run on their schema"),
+    Figure("schema_adherence", "Schema adherence", "share", "higher", "answers that invent no table and no column"),
     Figure("rouge_l", "ROUGE-L", "share", "higher", "longest common subsequence of words with the gold query, F1"),
     Figure("bleu", "BLEU", "points", "higher", "word n-grams shared with the gold queries, over all rows"),
     Figure("perplexity", "Perplexity", "ratio", "lower", "exp(mean loss) over the gold query's tokens; 1 is certainty"),
     Figure("vacuous", "Vacuous rows", "share", "neither", "rows whose databases cannot tell right from wrong"),
 )
 """All figures, the most telling first."""
+
+SYSTEMS = {
+    "base": "the base model",
+    "base_few_shot": "the base model with examples",
+    "tuned": "the tuned model",
+    "champion": "the champion",
+}
+"""What the systems of a train run are called; any other goes by its own name."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from text2sql.config import GateSection, Threshold
-from text2sql.evaluation.figures import label
-from text2sql.evaluation.types import Evaluation
+from text2sql.config import Beats, GateSection, Threshold, Thresholds
+from text2sql.evaluation.figures import SYSTEMS, label
+from text2sql.evaluation.types import Comparison, Evaluation, Interval
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,12 @@ class RuleResult:
     figure: float | None
     """What the tuned model reached; None when it was not measured or is no finite number."""
     bound: float | None
-    """What the figure was held against; None when the base model's figure, the bound of beats_base, is missing."""
+    """What the figure was held against; None where that is missing, as the figure of a model to beat may be."""
     passed: bool
     reason: str
     """One line for a reader who has not seen the config."""
+    interval: Interval | None = None
+    """95% interval of the figure; for a rule of beating, of the difference."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,9 @@ class Verdict:
     @classmethod
     def from_json(cls, text: str) -> Verdict:
         """The inverse of `to_json`."""
-        raw: dict[str, Any] = json.loads(text)
-        return cls(passed=raw["passed"], rules=[RuleResult(**rule) for rule in raw["rules"]])
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_json(text)
 
 
 def decide(evaluation: Evaluation, gate: GateSection) -> Verdict:
@@ -66,33 +68,44 @@ def decide(evaluation: Evaluation, gate: GateSection) -> Verdict:
 
 
 def _rules(evaluation: Evaluation, gate: GateSection) -> Iterator[RuleResult]:
+    tuned = evaluation.find("tuned")
+    figures, intervals = (tuned.figures, tuned.intervals) if tuned else ({}, {})
+    yield from _bounds("", gate, figures, intervals)
+    if gate.max_vacuous is not None:
+        yield _bounded("max_vacuous", "vacuous", "max", gate.max_vacuous, figures, intervals)
+    for name, thresholds in gate.slices.items():
+        found = next((part for part in evaluation.slices if part.name == name), None)
+        figures = found.figures.get("tuned", {}) if found else {}
+        intervals = found.intervals.get("tuned", {}) if found else {}
+        yield from _bounds(f"slices.{name}.", thresholds, figures, intervals)
     if gate.beats_base:
-        yield _beats_base(evaluation)
-    for name in GateSection.model_fields:
-        threshold = getattr(gate, name)
-        if isinstance(threshold, Threshold):
-            figure, problem = _figure(evaluation, "tuned", name)
-            if threshold.min is not None:
-                yield _bounded(name, "min", figure, threshold.min, problem)
-            if threshold.max is not None:
-                yield _bounded(name, "max", figure, threshold.max, problem)
+        yield _beats(evaluation, "base", "beats_base", gate.beats_base)
+        if evaluation.find("base_few_shot"):
+            yield _beats(evaluation, "base_few_shot", "beats_base_few_shot", gate.beats_base)
+    if gate.beats_champion:
+        yield _beats(evaluation, "champion", "beats_champion", gate.beats_champion, needed=False)
 
 
-def _beats_base(evaluation: Evaluation) -> RuleResult:
-    tuned, problem = _figure(evaluation, "tuned", "execution_accuracy")
-    base, base_problem = _figure(evaluation, "base", "execution_accuracy")
-    if tuned is None or base is None:
-        return RuleResult("beats_base", tuned, base, passed=False, reason=problem or base_problem)
-    left, right = _apart(tuned, base)
-    passed = tuned > base
-    relation = "above" if passed else "not above"
-    reason = f"{label('execution_accuracy')} {left} is {relation} the base model's {right}"
-    return RuleResult("beats_base", tuned, base, passed, reason)
+def _bounds(
+    prefix: str, thresholds: Thresholds, figures: Mapping[str, float], intervals: Mapping[str, Interval]
+) -> Iterator[RuleResult]:
+    for key in Thresholds.model_fields:
+        threshold: Threshold | None = getattr(thresholds, key)
+        for side in ("min", "max"):
+            bound = getattr(threshold, side, None)
+            if bound is not None:
+                yield _bounded(f"{prefix}{key}.{side}", key, side, bound, figures, intervals)
 
 
-def _bounded(name: str, side: str, figure: float | None, bound: float, problem: str) -> RuleResult:
-    if figure is None:
-        return RuleResult(f"{name}.{side}", None, bound, passed=False, reason=problem)
+def _bounded(
+    rule: str, key: str, side: str, bound: float, figures: Mapping[str, float], intervals: Mapping[str, Interval]
+) -> RuleResult:
+    """The figure `key` against one bound; `rule` names the slice too."""
+    where = f" on {rule.split('.')[1]}" if rule.startswith("slices.") else ""
+    figure = figures.get(key)
+    if figure is None or not math.isfinite(figure):
+        problem = "was not measured" if figure is None else f"is {figure}, which is no figure to judge by"
+        return RuleResult(rule, None, bound, passed=False, reason=f"{label(key)} of the tuned model{where} {problem}")
     left, right = _apart(figure, bound)
     passed = figure >= bound if side == "min" else figure <= bound
     relation = {
@@ -101,19 +114,41 @@ def _bounded(name: str, side: str, figure: float | None, bound: float, problem: 
         ("max", True): "at most",
         ("max", False): "above the maximum of",
     }[side, passed]
-    return RuleResult(f"{name}.{side}", figure, bound, passed, f"{label(name)} {left} is {relation} {right}")
+    return RuleResult(
+        rule, figure, bound, passed, f"{label(key)} {left}{where} is {relation} {right}", intervals.get(key)
+    )
 
 
-def _figure(evaluation: Evaluation, system: str, name: str) -> tuple[float | None, str]:
-    """A finite figure and "", or None and what is wrong with it."""
-    words = f"{label(name)} of the {system} model"
-    scores = next((scores for scores in evaluation.systems if scores.name == system), None)
-    value = None if scores is None else scores.figures.get(name)
-    if value is None:
-        return None, f"{words} was not measured"
-    if not math.isfinite(value):
-        return None, f"{words} is {value}, which is no figure to judge by"
-    return float(value), ""
+def _beats(evaluation: Evaluation, other: str, rule: str, beats: Beats, needed: bool = True) -> RuleResult:
+    """The tuned model against another on the same rows; one not judged breaks the rule where it is `needed`."""
+    rival = evaluation.find(other)
+    if rival is None and not needed:
+        return RuleResult(rule, None, None, passed=True, reason=f"there is no {other} to beat yet")
+    found = next((c for c in evaluation.comparisons if (c.system, c.other) == ("tuned", other)), None)
+    if rival is None or found is None:
+        reason = f"{label('execution_accuracy')} of the tuned model was not compared with that of {SYSTEMS[other]}"
+        return RuleResult(rule, None, None, passed=False, reason=reason)
+    passed, why = _is_better(found, beats)
+    figures = (evaluation.system(name).figures["execution_accuracy"] for name in ("tuned", other))
+    tuned, bound = figures
+    left, right = _apart(tuned, bound)
+    low, high = (f"{100 * end:+.1f}" for end in found.interval)
+    reason = (
+        f"{label('execution_accuracy')} {left} against {right} of {SYSTEMS[other]}: "
+        f"{100 * found.difference:+.1f} points [{low}, {high}], {why}"
+    )
+    return RuleResult(rule, tuned, bound, passed, reason, found.interval)
+
+
+def _is_better(found: Comparison, beats: Beats) -> tuple[bool, str]:
+    if beats.margin is not None:
+        passed = found.interval[0] >= -beats.margin
+        relation = "not worse" if passed else "not shown to be no worse"
+        return passed, f"{relation} by more than {100 * beats.margin:g} points"
+    assert beats.significance is not None  # noqa: S101 - one of them is given
+    passed = found.difference > 0 and found.p_value < beats.significance
+    word = "better" if passed else "not shown to be better"
+    return passed, f"{word} (p = {found.p_value:.2g}, asked for below {beats.significance:g})"
 
 
 def _apart(left: float, right: float) -> tuple[str, str]:

@@ -176,7 +176,7 @@ def _day(created: str) -> str:
 def _by_construct(evaluation: Evaluation) -> list[ConstructRow]:
     """The most frequent construct first; none when the rows carry no labels."""
     places: dict[str, list[int]] = {}
-    for index, construct in enumerate(evaluation.constructs):
+    for index, construct in enumerate(row.construct for row in evaluation.rows):
         if construct:
             places.setdefault(construct, []).append(index)
     systems = {scores.name: scores for scores in evaluation.systems}
@@ -195,17 +195,17 @@ def _examples(evaluation: Evaluation, limit: int) -> list[Example]:
     """Evenly spaced over the test rows, and up to half of them rows that the tuned model got wrong."""
     systems = {scores.name: scores for scores in evaluation.systems}
     tuned = systems.get("tuned")
-    everything = range(len(evaluation.questions))
+    everything = range(len(evaluation.rows))
     wrong = [index for index in everything if tuned is not None and not tuned.rows[index].executed]
     right = [index for index in everything if tuned is None or tuned.rows[index].executed]
     of_wrong = max(min(len(wrong), limit // 2), min(len(wrong), limit - len(right)))
     chosen = sorted(_spread(wrong, of_wrong) + _spread(right, limit - of_wrong))
     return [
         Example(
-            evaluation.questions[index],
-            evaluation.contexts[index],
-            evaluation.golds[index],
-            evaluation.constructs[index],
+            evaluation.rows[index].question,
+            evaluation.rows[index].context,
+            evaluation.rows[index].gold,
+            evaluation.rows[index].construct,
             _answer(systems.get("base"), index),
             _answer(tuned, index),
         )
