@@ -24,7 +24,9 @@ def evaluate(merged_model: ModelFolder, splits: DatasetDict, settings: Settings)
     base = settings.model
     announce("evaluate", f"base and tuned model on {splits['test'].num_rows:,} test rows")
     systems = {
-        "base": lambda: load_for_inference(base.name, base.revision, base.trust_remote_code),
+        "base": lambda: load_for_inference(
+            base.name, base.revision, base.trust_remote_code, chat_template=base.chat_template
+        ),
         "tuned": lambda: load_for_inference(merged_model.path, trust_remote_code=base.trust_remote_code),
     }
     evaluation = evaluate_systems(splits["test"], systems, settings)

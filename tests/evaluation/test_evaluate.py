@@ -70,7 +70,7 @@ def test_figures_without_distractors_are_those_of_the_plain_schemas(settings: Se
 
     plain = rows_of(3, settings.data.prompt_template)
     assert plain_figures(plain, load, settings) is None
-    rich = plain.remove_columns(["context", "prompt"]).add_column("plain_context", plain["context"][:])
+    rich = plain.rename_columns({"context": "plain_context", "prompt": "plain_prompt"})
     rich = rich.add_column("context", ["CREATE TABLE head (name VARCHAR, town VARCHAR, age INTEGER)"] * 3)
     rich = rich.add_column("prompt", ["something else"] * 3)
     expected = evaluate_systems(plain, {"tuned": load}, settings).system("tuned").figures

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import Settings
-from text2sql.data.prompt import format_split
 from text2sql.errors import DataError
 from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.types import Evaluation, SystemScores, TestRow
@@ -75,8 +74,8 @@ def plain_figures(rows: Dataset, load: Loader, settings: Settings) -> dict[str, 
     """One system's figures on the rows as they were before data.realistic; None where that added nothing."""
     if "plain_context" not in rows.column_names:
         return None
-    plain = rows.remove_columns("context").rename_column("plain_context", "context")
-    plain = format_split(plain, settings.data.prompt_template)
+    plain = rows.remove_columns(["context", "prompt"])
+    plain = plain.rename_columns({"plain_context": "context", "plain_prompt": "prompt"})
     return evaluate_systems(plain, {"tuned": load}, settings).system("tuned").figures
 
 

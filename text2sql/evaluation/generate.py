@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from text2sql.data.batches import progress
 from text2sql.data.prompt import encode_rows
-from text2sql.training.decoding import completion_logits, generate_tokens, progress
+from text2sql.training.decoding import completion_logits, generate_tokens
 
 if TYPE_CHECKING:
     from datasets import Dataset
