@@ -65,6 +65,12 @@ def _settings(config: Path, overrides: list[str]) -> Any:
     return resolve_inputs(load_settings(config, overrides))
 
 
+def _tokenizer(settings: Any) -> Any:
+    from text2sql.training.model import load_tokenizer  # torch: what is wrong with the rows is told before it is there
+
+    return load_tokenizer(settings.model)
+
+
 def _peek(config: Path, overrides: list[str], count: int) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -75,11 +81,11 @@ def _peek(config: Path, overrides: list[str], count: int) -> None:
     from text2sql.data.peek import masked_rows
     from text2sql.data.prepare import prepare as prepare_rows
     from text2sql.errors import DataError
-    from text2sql.training.model import load_tokenizer
 
     settings = _settings(config, overrides)
-    tokenizer = load_tokenizer(settings.model)
-    checked = check_rows(load_rows(settings.data), settings.data)
+    rows = load_rows(settings.data)
+    tokenizer = _tokenizer(settings)
+    checked = check_rows(rows, settings.data)
     if problem := too_many_rejected(checked, settings.data):
         raise DataError(problem)
     prepared = prepare_rows(checked, settings, tokenizer)
@@ -112,14 +118,13 @@ def _prepare(config: Path, overrides: list[str], output: Path) -> None:
     from text2sql.data.prepare import report, save_arrow
     from text2sql.errors import DataError
     from text2sql.results import check_writable, export
-    from text2sql.training.model import load_tokenizer
 
     settings = _settings(config, overrides)
     check_writable(output)
-    tokenizer = load_tokenizer(settings.model)
     for line in overruled(settings.data):
         typer.echo(f"prepared before with {line}", err=True)
     rows = load_rows(settings.data)
+    tokenizer = _tokenizer(settings)  # before the rows are checked: it takes a while to find it missing
     checked = check_rows(rows, settings.data)
     texts = failure_texts(checked, hold_against_suite(rows, checked, settings.data))
     if problem := too_many_rejected(checked, settings.data):
