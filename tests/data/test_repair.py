@@ -77,7 +77,8 @@ def answered(context, answer, values, forgiving=False):
             both = [name for name in columns if table.column(name)]
             places = [columns.index(name) for name in both]
             database.executemany(
-                f"INSERT INTO {quote(table.name)} ({', '.join(map(quote, both))}) VALUES ({', '.join('?' * len(both))})",
+                f"INSERT INTO {quote(table.name)} ({', '.join(map(quote, both))}) "
+                f"VALUES ({', '.join('?' * len(both))})",
                 [[row[place] for place in places] for row in rows],
             )
         return sorted(run_query(database, answer, 5.0).rows, key=repr)
