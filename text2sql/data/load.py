@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text2sql.config import DataSection
+from text2sql.config import DataSection, SyntheticSection
 from text2sql.data import FIELDS, SPLITS
-from text2sql.data.synthetic import generate_rows
+from text2sql.data.batches import BATCH, progress
+from text2sql.data.synthetic import stream_rows
 from text2sql.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,8 +56,7 @@ def load_rows(data: DataSection) -> Dataset:
     if data.path is not None:
         table, source = read_file(data.path), str(data.path)
     elif data.dataset_name == SYNTHETIC:
-        rows = generate_rows(data.synthetic.rows, data.synthetic.seed, data.synthetic.profile)
-        table, source = Dataset.from_list(rows).data.table, SYNTHETIC
+        table, source = _generate(data.synthetic), SYNTHETIC
     else:
         table, source = _read_hub(data), data.dataset_name
     table = _canonical(table, data, source)
@@ -64,6 +65,17 @@ def load_rows(data: DataSection) -> Dataset:
         drawn = np.random.default_rng(data.seed).permutation(table.num_rows)[:rows_used]
         table = table.take(np.sort(drawn))
     return Dataset(table.combine_chunks())
+
+
+def _generate(wanted: SyntheticSection) -> pa.Table:
+    import pyarrow as pa
+
+    stream, batches = stream_rows(wanted.seed, wanted.profile), []
+    with progress("generating rows", wanted.rows) as advance:
+        for start in range(0, wanted.rows, BATCH):
+            batches.append(pa.Table.from_pylist(list(islice(stream, min(BATCH, wanted.rows - start)))))
+            advance(batches[-1].num_rows)
+    return pa.concat_tables(batches)
 
 
 def is_prepared(path: Path) -> bool:
