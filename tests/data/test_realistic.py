@@ -46,12 +46,9 @@ def test_every_gold_still_runs(rich):
 def test_nothing_is_added_that_the_question_could_mean(rich):
     for row in rich:
         words = {word.strip("?.,").rstrip("s") for word in row["question"].lower().split()}
-        for _, column in columns(row["context"]) - columns(row["plain_context"]):
-            if column not in {name for _, name in columns(row["plain_context"])}:
-                known = {table.name for table in parse_schema(row["plain_context"]).tables}
-                added_to = {t for t, c in columns(row["context"]) if c == column}
-                if added_to & known:
-                    assert not {part.rstrip("s") for part in column.lower().split("_")} & words
+        for name, column in columns(row["context"]) - columns(row["plain_context"]):
+            added = {column} if name in {table for table, _ in columns(row["plain_context"])} else {name, column}
+            assert not {part.rstrip("s") for text in added for part in text.lower().split("_")} & words
 
 
 def test_the_same_seed_gives_the_same_whatever_the_order(rich):
@@ -88,3 +85,25 @@ def test_select_star_keeps_its_schema():
 def test_any_rows_stay_sound(rows, seed):
     for row in realistic(rows, seed=seed):
         assert columns(row["plain_context"]) <= columns(row["context"])
+
+
+@pytest.mark.parametrize(
+    ("context", "answer", "rich"),
+    [
+        (
+            "CREATE TABLE Cards (customer_id INT, pin INT); CREATE TABLE Customers (customer_id INT, name TEXT)",
+            "SELECT T1.pin FROM Cards AS T1 JOIN Customers AS T2 ON T1.customer_id = T2.customer_id",
+            "CREATE TABLE Cards (customer_id INT, pin INT, FOREIGN KEY (customer_id) REFERENCES Customers (customer_id))"
+            "; CREATE TABLE Customers (customer_id INT, name TEXT, PRIMARY KEY (customer_id))",
+        ),
+        (
+            "CREATE TABLE teacher (id INT, name TEXT); CREATE TABLE teaches (id INT, course TEXT)",
+            "SELECT T1.name FROM teacher AS T1 JOIN teaches AS T2 ON T1.id = T2.id",
+            None,
+        ),
+        ("CREATE TABLE pet (id INT)", "SELECT id FROM pet", "CREATE TABLE pet (id INT, PRIMARY KEY (id))"),
+    ],
+)
+def test_keys(context, answer, rich):
+    found = realistic([{"question": "?", "context": context, "answer": answer}], RealisticSection(keys=True))
+    assert found["context"][:] == [rich or context]

@@ -38,6 +38,14 @@ def read_batches(rows: Dataset, columns: Sequence[str], label: str = "") -> Iter
             advance(len(batch[columns[0]]))
 
 
+def distinct(rows: Dataset, column: str) -> list[Any]:
+    """The values of a column, each once, in order; Dataset.unique writes beside the files that rows are mapped from."""
+    found: dict[Any, None] = {}
+    for batch in read_batches(rows, (column,)):
+        found |= dict.fromkeys(batch[column])
+    return list(found)
+
+
 def map_batches(
     rows: Dataset, function: Callable[..., dict[str, list[Any]]], label: str, positions: bool = False
 ) -> Dataset:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from text2sql.data.alike import Groups, Overlaps, TableKey, table_keys
-from text2sql.data.batches import read_batches
+from text2sql.data.batches import distinct, read_batches
 from text2sql.data.prompt import plain_question
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Contamination:
 def contamination(splits: DatasetDict) -> dict[str, Contamination]:
     """By split other than train; a split without rows has none. Distractors of data.realistic do not count."""
     train = splits["train"]
-    tables = {key for context in train.unique(_context(train)) for key in table_keys(context)}
+    tables = {key for context in distinct(train, _context(train)) for key in table_keys(context)}
     templates: set[str] = set()
     questions: set[str] = set()
     for batch in read_batches(train, ("answer", "question"), "comparing splits"):
@@ -58,7 +58,7 @@ def contamination(splits: DatasetDict) -> dict[str, Contamination]:
         if split == "train" or not rows.num_rows:
             continue
         context = _context(rows)
-        keys = {text: table_keys(text) for text in rows.unique(context)}
+        keys = {text: table_keys(text) for text in distinct(rows, context)}
         seen = {key for known in keys.values() for key in known}
         alike = seen & tables | _near(seen - tables, tables)
         counts: Counter[str] = Counter()

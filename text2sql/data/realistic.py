@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from text2sql.config import RealisticSection
-from text2sql.data.batches import TextRows, map_batches
+from text2sql.data.batches import TextRows, distinct, map_batches
 from text2sql.data.verdict import check_queries
 from text2sql.sql.ddl import TableText, column_name, quoted, retyped_definition, split_tables
 
@@ -30,6 +30,7 @@ _TYPES = tuple(
         ("age|year|count|number|num|total|quantity|rank|population|capacity", "INTEGER"),
     )
 )
+_SAME_ID = re.compile(r"\.id\s*=\s*\w+\.id\b", re.IGNORECASE)
 _STAR = re.compile(r"\bSELECT\s+(?:DISTINCT\s+)?(?:\w+\.)?\*", re.IGNORECASE)
 _TRIES = 20
 
@@ -44,7 +45,7 @@ def make_realistic(rows: Dataset, wanted: RealisticSection, seed: int, timeout: 
         not wanted.changes or not rows.num_rows or "plain_context" in rows.column_names
     ):  # prepared rows are rich already
         return rows
-    pool = _pool(rows.unique("context"))
+    pool = _pool(distinct(rows, "context"))
 
     def made(batch: dict[str, list[str]]) -> dict[str, list[str]]:
         texts = zip(batch["context"], batch["question"], batch["answer"], strict=True)
@@ -88,7 +89,7 @@ def _realistic(
         tables = [_shuffled(table, rng) for table in tables]
         rng.shuffle(tables)
     if wanted.keys:
-        keys = {table.name.lower(): key for table in tables if (key := _own_key(table)) is not None}
+        keys = {table.name: key for table in tables if (key := _own_key(table, answer)) is not None}
         tables = [_with_keys(table, keys) for table in tables]
     return "; ".join(str(table).strip() for table in tables)
 
@@ -163,9 +164,9 @@ def _shuffled(table: TableText, rng: random.Random) -> TableText:
     return TableText(table.head, tuple(texts[:1] + [f" {text}" for text in texts[1:]]), table.tail)
 
 
-def _own_key(table: TableText) -> str | None:
-    """The column that names its table: id, or <table>_id."""
-    own = {"id", *_key_names(table.name)}
+def _own_key(table: TableText, answer: str) -> str | None:
+    """The column that names its table: <table>_id, or id where the SQL does not take it for another table's."""
+    own = _key_names(table.name) | (set() if _SAME_ID.search(answer) else {"id"})
     return next((name for name in table.columns if name.lower() in own), None)
 
 
@@ -175,14 +176,17 @@ def _key_names(table: str) -> set[str]:
 
 
 def _with_keys(table: TableText, keys: dict[str, str]) -> TableText:
-    """PRIMARY KEY for the column that names the table, and FOREIGN KEY for those that name another."""
+    """PRIMARY KEY for the column that names the table, and FOREIGN KEY for those that name another.
+
+    Args:
+        keys: the columns that name their tables, by table.
+    """
     if re.search(r"\b(?:PRIMARY|FOREIGN)\s+KEY\b|\bREFERENCES\b", str(table), re.IGNORECASE):
         return table
-    own = keys.get(table.name.lower())
-    rules = [f" PRIMARY KEY ({own})"] if own else []
+    own = keys.get(table.name)
+    rules = [f" PRIMARY KEY ({quoted(own)})"] if own else []
     for name in table.columns:
-        for other, key in keys.items():
-            if name != own and other != table.name.lower() and name.lower() in _key_names(other):
-                rules.append(f" FOREIGN KEY ({name}) REFERENCES {quoted(other)} ({key})")
-                break
+        others = (other for other in keys if other != table.name and name.lower() in _key_names(other))
+        if name != own and (other := next(others, None)) is not None:
+            rules.append(f" FOREIGN KEY ({quoted(name)}) REFERENCES {quoted(other)} ({quoted(keys[other])})")
     return TableText(table.head, (*table.definitions, *rules), table.tail)
