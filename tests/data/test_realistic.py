@@ -87,14 +87,16 @@ def test_any_rows_stay_sound(rows, seed):
         assert columns(row["plain_context"]) <= columns(row["context"])
 
 
+PETS, KEY = "pets_id INT", "PRIMARY KEY (pets_id)"
+
+
 @pytest.mark.parametrize(
     ("context", "answer", "rich"),
     [
         (
-            "CREATE TABLE Cards (customer_id INT, pin INT); CREATE TABLE Customers (customer_id INT, name TEXT)",
-            "SELECT T1.pin FROM Cards AS T1 JOIN Customers AS T2 ON T1.customer_id = T2.customer_id",
-            "CREATE TABLE Cards (customer_id INT, pin INT, FOREIGN KEY (customer_id) REFERENCES Customers (customer_id))"
-            "; CREATE TABLE Customers (customer_id INT, name TEXT, PRIMARY KEY (customer_id))",
+            "CREATE TABLE Card (pets_id INT); CREATE TABLE Pets (pets_id INT)",
+            "SELECT T1.pets_id FROM Card AS T1 JOIN Pets AS T2 ON T1.pets_id = T2.pets_id",
+            f"CREATE TABLE Card ({PETS}, FOREIGN KEY (pets_id) REFERENCES Pets (pets_id)); CREATE TABLE Pets ({PETS}, {KEY})",
         ),
         (
             "CREATE TABLE teacher (id INT, name TEXT); CREATE TABLE teaches (id INT, course TEXT)",
