@@ -8,7 +8,7 @@ from zenml.enums import ArtifactType
 
 from materializers.base import JsonMaterializer, Metadata, finite
 from materializers.html import mapping_table, page, records_table
-from materializers.types import Report, TrainingHistory
+from materializers.types import ModelReference, Report, TrainingHistory
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
 
@@ -29,6 +29,17 @@ class ReportMaterializer(JsonMaterializer):
 
     def extract_metadata(self, data: Report) -> Metadata:
         return finite(dict(data.figures))
+
+
+class ReferenceMaterializer(JsonMaterializer):
+    """A `ModelReference`."""
+
+    ASSOCIATED_TYPES: ClassVar = (ModelReference,)
+    SKIP_REGISTRATION: ClassVar[bool] = False
+
+    def render(self, data: ModelReference) -> str:
+        known = {"model version": data.version, "artifact": data.artifact, "sha256": data.digest}
+        return page("A model", [mapping_table("", known)])
 
 
 class TrainingHistoryMaterializer(JsonMaterializer):

@@ -16,7 +16,7 @@ from text2sql.evaluation.types import Evaluation
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the train pipeline leaves: where its results lie, its figures, its verdict."""
+    """What a pipeline leaves: where its results lie, its figures, its verdict."""
 
     written: list[Path]
     evaluation: Evaluation
@@ -29,36 +29,45 @@ def write_results(finished: Finished, settings: Settings) -> Outcome:
     Raises:
         OutputError: settings.output_dir cannot be written; it is then as it was.
     """
-    from text2sql.evaluation.card import model_card
+    from text2sql.evaluation.summary import summary_markdown
+
     from text2sql.evaluation.report import render_report
     from text2sql.results import export
 
     evaluation = finished.load("evaluate", "evaluation")
     verdict = finished.load("promote", "verdict")
-    history = finished.load("finetune", "training_history")
-    facts = _facts(finished) | _plain(evaluation)
-    trained = {"Training rows": facts["Splits"]["train"]["rows"], "Optimizer steps": history.figures["steps"]}
     report = render_report(
         evaluation,
         verdict,
-        history=history.points,
-        facts=facts,
+        history=finished.load("finetune", "training_history").points,
+        facts=_facts(finished) | _plain(evaluation),
         examples=settings.evaluation.report_examples,
         seen=_leaks(finished)["same_table"],
     )
-    written = export(
-        settings.output_dir,
-        folders={
+    texts = {
+        "evaluation.json": evaluation.to_json(),
+        "report.html": report,
+        "summary.md": summary_markdown(evaluation, verdict),
+    }
+    folders = {}
+    if "finetune" in finished.steps:
+        folders = {
             "adapter": finished.load("finetune", "adapter").path,
             "merged_model": finished.load("merge", "merged_model").path,
-        },
-        texts={
-            "merged_model/README.md": model_card(evaluation, verdict, settings, facts=trained),
-            "evaluation.json": evaluation.to_json(),
-            "report.html": report,
-        },
-    )
-    return Outcome(written, evaluation, verdict)
+        }
+        texts["merged_model/README.md"] = _card(finished, evaluation, verdict, settings)
+    return Outcome(export(settings.output_dir, folders, texts), evaluation, verdict)
+
+
+def _card(finished: Finished, evaluation: Evaluation, verdict: Verdict, settings: Settings) -> str:
+    from text2sql.evaluation.card import model_card
+
+    history = finished.load("finetune", "training_history")
+    trained = {
+        "Training rows": _facts(finished)["Splits"]["train"]["rows"],
+        "Optimizer steps": history.figures["steps"],
+    }
+    return model_card(evaluation, verdict, settings, facts=trained)
 
 
 def _facts(finished: Finished) -> dict[str, Any]:
