@@ -17,10 +17,10 @@ from text2sql.data.prompt import format_split
 from text2sql.errors import DataError
 from text2sql.evaluation.answering import Contender
 from text2sql.evaluation.few_shot import with_examples
-from text2sql.evaluation.score import judge_systems
+from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.slices import slice_scores, slices_of
 from text2sql.evaluation.statistics import compare, figures_and_intervals
-from text2sql.evaluation.types import Evaluation, SystemScores, TestRow, TokenLoss
+from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss
 from text2sql.sql.parse import first_statement
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def evaluate_systems(
         raise DataError("there are no test rows to judge on; raise data.test_ratio or data.subset_fraction")
     answers = dict(_all_answers(rows, contenders, settings, training))
     started = time.perf_counter()
-    judged = judge_systems(rows, {name: found.texts for name, found in answers.items()}, settings.evaluation)
+    scores = score_systems(rows, {name: found.texts for name, found in answers.items()}, settings.evaluation)
+    judged = {name: found.rows for name, found in scores.items()}
     judging = time.perf_counter() - started
     logger.info("judged %d answers in %.1f s", len(rows) * len(answers), judging)
     golds, resamples = rows["answer"][:], settings.evaluation.resamples
@@ -87,7 +88,7 @@ def evaluate_systems(
         systems=systems,
         model=settings.model.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        comparisons=[compare(subject, other, resamples) for other in others],
+        comparisons=[_compared(subject, other, resamples) for other in others],
         slices=slice_scores(test_rows, systems, resamples),
         rows_digest=_digest(test_rows),
     )
@@ -137,6 +138,11 @@ def _all_answers(
                 yield label, found
 
 
+def _compared(system: SystemScores, other: SystemScores, resamples: int) -> Comparison:
+    right = ([row.executed for row in scores.rows] for scores in (system, other))
+    return compare(system.name, other.name, *right, resamples)
+
+
 def _test_rows(rows: Dataset, settings: Settings) -> list[TestRow]:
     default_source = str(settings.data.path.name if settings.data.path else settings.data.dataset_name)
     columns = {name: rows[name][:] for name in rows.column_names}
@@ -145,7 +151,7 @@ def _test_rows(rows: Dataset, settings: Settings) -> list[TestRow]:
     sources = columns.get("source", [default_source] * count)
     accepted = columns.get("accepted", [()] * count)
     return [
-        TestRow(question, context, gold, tuple(also or ()), construct, slices_of(gold, context, source))
+        TestRow(question, context, gold, tuple(also or ()), construct, slices_of(gold, source))
         for question, context, gold, also, construct, source in zip(
             columns["question"], columns["context"], columns["answer"], accepted, constructs, sources, strict=True
         )
