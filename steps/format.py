@@ -35,9 +35,10 @@ def format_rows(
 
     by_schema = settings.data.split == "schema"
     announce("format", f"splits {'without a common schema' if by_schema else 'at random'}, rendered as prompts")
-    splits = format_splits(split_rows(valid_rows, settings.data), settings.data)
-    limit = settings.training.max_length
-    report = token_report(splits, load_tokenizer(settings.model), limit)
+    tokenizer, limit = load_tokenizer(settings.model), settings.training.max_length
+    chat = tokenizer if settings.model.chat_template else None
+    splits = format_splits(split_rows(valid_rows, settings.data), settings.data, chat)
+    report = token_report(splits, tokenizer, limit)
     table = [{"split": name, **figures} for name, figures in report.to_dict()["splits"].items()]
     over = {f"over_length_{name}": split.over for name, split in report.splits.items()}
     show_table(list(table[0]), [list(row.values()) for row in table])

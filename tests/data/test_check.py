@@ -44,8 +44,8 @@ BAD = {
     "an answer that reads the system table": ({"answer": "SELECT sql FROM sqlite_master"}, "not_read_only"),
     "an unknown column": ({"answer": "SELECT height FROM head"}, "does_not_run"),
     "an unknown table": ({"answer": "SELECT age FROM people"}, "does_not_run"),
-    "a table created twice": ({"context": f"{CONTEXT}; CREATE TABLE HEAD (age INT)"}, "does_not_run"),
-    "a column declared twice": ({"context": "CREATE TABLE head (age INT, age INT)"}, "does_not_run"),
+    "a table created twice": ({"context": f"{CONTEXT}; CREATE TABLE HEAD (age INT)"}, "context_does_not_build"),
+    "a column declared twice": ({"context": "CREATE TABLE head (age INT, age INT)"}, "context_does_not_build"),
     "recursion without end": (
         {"answer": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT SUM(i) FROM n"},
         "timeout",

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection
-from text2sql.data.check import FIELDS, CheckedRows
+from text2sql.data.check import CheckedRows
+from text2sql.data.verdict import FIELDS
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from text2sql.config import Settings
 from text2sql.data.check import check_rows
 from text2sql.data.load import is_prepared, load_rows
-from text2sql.data.prompt import format_split
+from text2sql.data.prompt import format_split, format_splits
 from text2sql.data.split import split_rows
 from text2sql.errors import DataError
 from text2sql.evaluation.answering import Contender, local_model, recorded_answers
@@ -63,13 +63,16 @@ def rows_to_judge(settings: Settings, test_data: Path | None) -> tuple[Dataset, 
     data = settings.data
     if test_data is not None:
         data = data.model_copy(update={"path": test_data, "sha256": None, "subset_fraction": 1.0, "benchmark": None})
+    from text2sql.training.model import load_tokenizer
+
     valid = check_rows(load_rows(data), data).valid
+    chat = load_tokenizer(settings.model) if settings.model.chat_template else None
     if test_data is not None and not is_prepared(test_data):
-        return format_split(valid, data.prompt_template), None
-    splits = split_rows(valid, data)
+        return format_split(valid, data.prompt_template, chat), None
+    splits = format_splits(split_rows(valid, data), data, chat)
     if not splits["test"].num_rows:
         raise DataError(f"{test_data or 'the configured data'}: its test split is empty; raise data.test_ratio")
-    return tuple(format_split(splits[name], data.prompt_template) for name in ("test", "train"))  # type: ignore[return-value]
+    return splits["test"], splits["train"]
 
 
 def _candidate(settings: Settings, candidates: Candidates) -> Contender:
