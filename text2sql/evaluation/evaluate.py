@@ -125,7 +125,8 @@ def _all_answers(
         recipe = contender.recipe or recipe_of(settings)
         with contender.open() as answerer:
             chat = answerer.tokenizer if recipe.chat_template else None
-            tries = {name: rows if recipe.asks_like(recipe_of(settings)) else format_split(rows, recipe.prompt_template, chat)}
+            own = recipe.asks_like(recipe_of(settings))
+            tries = {name: rows if own else format_split(rows, recipe.prompt_template, chat)}
             if contender.few_shot and shots and training is not None and len(training):
                 examples = Examples(training, shots, settings.data.seed, recipe.prompt_template)
                 tries[name + FEW_SHOT] = examples.before(rows, chat)
