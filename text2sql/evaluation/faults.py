@@ -1,8 +1,8 @@
 """What is wrong with a wrong answer: one name for it, the most telling one.
 
 An answer that does not run is named by what stopped it. One that runs is compared with the gold clause by clause, on
-the normalised trees (text2sql.sql.normalise) and SELECT by SELECT, and named by the first clause that differs, in the order
-of FAULTS; with several golds by the nearest, that with the fewest clauses that differ.
+the normalised trees (text2sql.sql.normalise) and SELECT by SELECT, and named by the first clause that differs, in the
+order of FAULTS; with several golds by the nearest, that with the fewest clauses that differ.
 """
 
 from __future__ import annotations
