@@ -11,7 +11,7 @@ from sqlglot import exp
 from text2sql.errors import SqlError
 from text2sql.sql.hints import column_names, is_quoted_text, literal
 from text2sql.sql.parse import DIALECT, parse
-from text2sql.sql.schema import Schema
+from text2sql.sql.schema import Schema, parse_schema
 from text2sql.sql.scopes import Scope, Scopes
 
 _ROW_IDS = frozenset({"rowid", "oid", "_rowid_"})
@@ -52,6 +52,14 @@ def adheres(sql: str, schema: Schema) -> bool:
     try:
         return not invented_names(parse(sql), schema)
     except (SqlError, RecursionError):
+        return False
+
+
+def adheres_to(sql: str, context: str) -> bool:
+    """`adheres` to a schema given as CREATE TABLE statements; false where these cannot be read."""
+    try:
+        return adheres(sql, parse_schema(context))
+    except SqlError:
         return False
 
 
