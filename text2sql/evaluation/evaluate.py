@@ -144,8 +144,8 @@ def _all_answers(
 
 
 def _compared(system: SystemScores, other: SystemScores, resamples: int) -> Comparison:
-    right = ([row.executed for row in scores.rows] for scores in (system, other))
-    return compare(system.name, other.name, *right, resamples)
+    ours, theirs = ([row.executed for row in scores.rows] for scores in (system, other))
+    return compare(system.name, other.name, ours, theirs, resamples)
 
 
 def _test_rows(rows: Dataset, settings: Settings) -> list[TestRow]:
