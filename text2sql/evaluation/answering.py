@@ -27,8 +27,10 @@ class Answerer(Protocol):
 
     source: str
     """The model's name, the server's address, or the file."""
-    tokenizer: PreTrainedTokenizerBase | None
-    """Where there is one: its chat template makes the prompts of a chat model."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Where there is one: its chat template makes the prompts of a chat model."""
 
     def answers(self, prompts: Sequence[str]) -> list[str]:
         """The answer to each prompt, in their order, without the end token or outer whitespace."""
@@ -104,7 +106,7 @@ class LocalModel:
             for batch, logits, targets in completion_logits(self._model, encoded, pad, batch_size):
                 each = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double()
                 lengths = [sum(encoded[row]["completion_mask"]) for row in batch]
-                for row, losses in zip(batch, each.split(lengths), strict=True):
+                for row, losses in zip(batch, torch.split(each, lengths), strict=True):
                     found[row] = TokenLoss(float(losses.sum()), len(losses))
                 advance(len(batch))
         return [found[row] for row in range(len(encoded))]
