@@ -62,7 +62,7 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def unigram_tokenizer() -> PreTrainedTokenizerFast:
-    """Unigram over text with ▁ for spaces, as SentencePiece builds it (T5, Gemma); the first piece gets one more."""
+    """Unigram over text with ▁ for spaces, as SentencePiece builds it; only the first piece gets one more."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.Unigram())

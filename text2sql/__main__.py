@@ -69,14 +69,20 @@ def _peek(config: Path, overrides: list[str], count: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from text2sql.data.check import check_rows
+    from text2sql.data.expectations import too_many_rejected
+    from text2sql.data.load import load_rows
     from text2sql.data.peek import masked_rows
     from text2sql.data.prepare import prepare as prepare_rows
-    from text2sql.data.prompt import token_report
+    from text2sql.errors import DataError
     from text2sql.training.model import load_tokenizer
 
     settings = _settings(config, overrides)
     tokenizer = load_tokenizer(settings.model)
-    prepared = prepare_rows(settings)
+    checked = check_rows(load_rows(settings.data), settings.data)
+    if problem := too_many_rejected(checked, settings.data):
+        raise DataError(problem)
+    prepared = prepare_rows(checked, settings, tokenizer)
     console = Console(highlight=False, soft_wrap=True)
     for name, rows in prepared.splits.items():
         for number, (text, tokens, labels) in enumerate(
@@ -84,7 +90,7 @@ def _peek(config: Path, overrides: list[str], count: int) -> None:
         ):
             console.rule(f"{name} {number}: {tokens} tokens, {labels} with loss", align="left")
             console.print(text)
-    report = token_report(prepared.splits, tokenizer, settings.training.max_length).to_dict()["splits"]
+    report = prepared.tokens.to_dict()["splits"]
     table = Table(box=None, padding=(0, 2))
     for column in ("split", *next(iter(report.values()))):
         table.add_column(column, justify="left" if column == "split" else "right")
@@ -99,26 +105,31 @@ def _peek(config: Path, overrides: list[str], count: int) -> None:
 def _prepare(config: Path, overrides: list[str], output: Path) -> None:
     import tempfile
 
+    from text2sql.data.check import check_rows
     from text2sql.data.expectations import failure_texts, hold_against_suite, too_many_rejected
-    from text2sql.data.load import load_rows
+    from text2sql.data.load import load_rows, overruled
     from text2sql.data.prepare import prepare as prepare_rows
-    from text2sql.data.prepare import save_arrow
+    from text2sql.data.prepare import report, save_arrow
     from text2sql.errors import DataError
     from text2sql.results import check_writable, export
+    from text2sql.training.model import load_tokenizer
 
     settings = _settings(config, overrides)
     check_writable(output)
-    prepared = prepare_rows(settings)
-    report = hold_against_suite(load_rows(settings.data), prepared.checked, settings.data)
-    texts = failure_texts(prepared.checked, report)
-    if problem := too_many_rejected(prepared.checked, settings.data):
+    tokenizer = load_tokenizer(settings.model)
+    for line in overruled(settings.data):
+        typer.echo(f"prepared before with {line}", err=True)
+    rows = load_rows(settings.data)
+    checked = check_rows(rows, settings.data)
+    texts = failure_texts(checked, hold_against_suite(rows, checked, settings.data))
+    if problem := too_many_rejected(checked, settings.data):
         written = export(output, {}, texts)
         raise DataError(f"{problem}; see {' and '.join(map(str, written))}")
+    prepared = prepare_rows(checked, settings, tokenizer)
     with tempfile.TemporaryDirectory(dir=output.parent if output.parent.is_dir() else None) as folder:
-        folders, more = save_arrow(prepared, Path(folder))
+        folders, more = save_arrow(prepared, settings.data, Path(folder))
         export(output, folders, {**texts, **more})
-    for name, value in prepared.summary().items():
-        typer.echo(f"{name}: {value}", err=True)
+    typer.echo(report(prepared), err=True)
     typer.echo(output)
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from datasets import Dataset, DatasetDict
 
-from tests.training_fixtures import byte_level_tokenizer, made_up_rows, metaspace_tokenizer, unigram_tokenizer
+from tests.training_fixtures import (
+    byte_level_tokenizer,
+    made_up_rows,
+    metaspace_tokenizer,
+    tiny_model,  # noqa: F401
+    unigram_tokenizer,
+)
 from text2sql.config import DataSection, ModelSection
 from text2sql.data.chat import chat_prompt, end_of_turn
 from text2sql.data.prompt import encode_prompts, encode_rows, format_splits, render_prompt

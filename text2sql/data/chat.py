@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import TYPE_CHECKING
 
 from text2sql.errors import ModelError
@@ -19,10 +21,18 @@ _CLOCK = "{% macro strftime_now(format) %}{{ '2024-07-26' if '-' in format else 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """`text` as a user's turn, and all that stands before the answer.
 
+    Control tokens written out in `text` are dropped: a question could end its turn with them, and begin another.
+
     Raises:
         ModelError: the tokenizer has no chat template, or one that fails.
     """
-    return _rendered(tokenizer, [("user", text)], add_generation_prompt=True)
+    return _rendered(tokenizer, [("user", _control_tokens(tokenizer).sub("", text))], add_generation_prompt=True)
+
+
+@functools.lru_cache(maxsize=8)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    known = sorted((str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), key=len)
+    return re.compile("|".join(map(re.escape, reversed(known))) or r"(?!)")
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -78,7 +78,7 @@ def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
     "text" as a string is accepted. in_benchmark: data.benchmark asks the same question.
 
     Raises:
-        DataError: there are no rows, none is valid, or data.benchmark cannot be read.
+        DataError: there are no rows, or data.benchmark cannot be read.
     """
     if not len(rows):
         raise DataError("there are no rows to check; look at data.path, data.dataset_name and data.subset_fraction")
@@ -169,14 +169,6 @@ def _check_queries(found: _Findings, data: DataSection) -> None:
 def _sorted_out(found: _Findings, repaired: bool) -> CheckedRows:
     good, total = found.good(), len(found.rows)
     counts = dict(Counter(reason for reason, _ in found.verdicts.values()).most_common())
-    if not good:
-        index = min(found.verdicts)
-        reason, detail = found.verdicts[index]
-        listed = ", ".join(f"{reason} {count}" for reason, count in counts.items())
-        raise DataError(
-            f"none of the {total} rows is valid ({listed}); row {index}, for example: {reason}: {detail}. "
-            "Look at the file and at data.question_column, data.context_column and data.answer_column"
-        )
     mended = [found.mended[i]["repairs"] for i in good if i in found.mended]
     repairs = dict(Counter(kind for kinds in mended for kind in kinds).most_common())
     logger.info("%d of %d rows are valid; set aside: %s", len(good), total, counts or "none")

@@ -40,7 +40,9 @@ def make_realistic(rows: Dataset, wanted: RealisticSection, seed: int, timeout: 
     What is added comes from these rows alone: make splits first. A context on which the gold would no longer run stays
     as it is, and so does that of SELECT *, whose result would change. The context before is kept in `plain_context`.
     """
-    if not wanted.changes or not rows.num_rows:
+    if (
+        not wanted.changes or not rows.num_rows or "plain_context" in rows.column_names
+    ):  # prepared rows are rich already
         return rows
     pool = _pool(rows.unique("context"))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlglot import exp
+
 from text2sql.data.batches import progress
 from text2sql.data.repair import Repaired, repair
 from text2sql.errors import (
@@ -17,12 +19,24 @@ from text2sql.errors import (
 )
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import run_query
-from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, parse
+from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, leading_word, parse
 from text2sql.sql.schema import MAX_CONTEXT_CHARS, parse_schema
 from text2sql.sql.workers import map_rows
 
 FIELDS = ("question", "context", "answer")
 _MAX_CHARS = {"question": 20_000, "context": MAX_CONTEXT_CHARS, "answer": MAX_QUERY_CHARS}
+
+_HARMFUL = frozenset(
+    """benchmark dblink dbms_lock dbms_pipe delay edit eval exec fts3_tokenizer load_extension load_file lo_export
+    lo_import pg_ls_dir pg_read_binary_file pg_read_file pg_sleep pg_sleep_for pg_sleep_until pg_terminate_backend
+    readfile shell sleep sys_eval sys_exec system utl_file utl_http writefile xp_cmdshell""".split()  # noqa: SIM905
+)
+"""Functions that, in a database that has them, wait, run code, or reach files and other machines."""
+_ACTS = frozenset(
+    """ALTER ATTACH CALL COPY CREATE DELETE DETACH DROP EXEC EXECUTE GRANT INSERT MERGE PRAGMA REPLACE TRUNCATE UPDATE
+    VACUUM WAITFOR""".split()  # noqa: SIM905
+)
+"""Words with which a statement begins that is no query; looked for where the text does not parse."""
 
 Verdict = tuple[str, str]
 """Reason (a short slug) and detail (one line)."""
@@ -96,28 +110,42 @@ def _sql_verdict(row: Repaired, timeout: float, forgiving: bool) -> Verdict | No
         schema = parse_schema(row.context)
     except SqlError as error:
         return "context_unparsable", str(error)
-    try:
-        assert_read_only(parse(row.answer))
-    except UnsafeSqlError as error:
-        return "not_read_only", str(error)
-    except ParseError as error:
-        return "answer_unparsable", str(error)
+    if verdict := _reading_verdict(row.answer):
+        return verdict
     try:
         database = build_database(schema, forgiving)
     except ExecutionError as error:
         return "context_does_not_build", str(error)
     try:
         run_query(database, row.answer, timeout)
-    except ForbiddenFunctionError as error:
-        return "function_not_allowed", str(error)
-    except UnsafeSqlError as error:
-        return "not_read_only", str(error)
-    except QueryTimeoutError as error:
-        return "timeout", str(error)
-    except ExecutionError as error:
-        return "does_not_run", str(error)
+    except tuple(_RUN_REASONS) as error:
+        return next(reason for kind, reason in _RUN_REASONS.items() if isinstance(error, kind)), str(error)
     finally:
         database.close()
     if row.conflicts:
         return "types_differ", f"numbers and text are compared: {', '.join(row.conflicts)}"
     return None
+
+
+_RUN_REASONS: dict[type[SqlError], str] = {
+    ForbiddenFunctionError: "function_not_allowed",
+    UnsafeSqlError: "not_read_only",
+    QueryTimeoutError: "timeout",
+    ExecutionError: "does_not_run",
+}
+"""By what running a query raises, the special before the general."""
+
+
+def _reading_verdict(answer: str) -> Verdict | None:
+    """What is wrong with an answer before anything runs."""
+    try:
+        tree = parse(answer)
+        assert_read_only(tree)
+    except UnsafeSqlError as error:
+        return "not_read_only", str(error)
+    except ParseError as error:
+        act = next((word for part in answer.split(";") if (word := leading_word(part)) in _ACTS), None)
+        return ("not_read_only", f"one statement begins with {act}") if act else ("answer_unparsable", str(error))
+    names = (node.name if isinstance(node, exp.Anonymous) else node.sql_name() for node in tree.find_all(exp.Func))
+    harmful = next((name.lower() for name in names if name.lower() in _HARMFUL), None)
+    return ("function_not_allowed", f"function {harmful} is not allowed") if harmful else None
