@@ -54,7 +54,7 @@ def plain(text: str) -> str:
 
 
 def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]], *, numbers: bool = False) -> str:
-    """A table; cells are plain text unless they are `Markdown`. `numbers` sets all but the first column to the right."""
+    """A table; cells are plain text unless they are `Markdown`. `numbers` sets all but the first to the right."""
     first = [_cell(text) for text in head]
     rule = ["---", *["---:" if numbers else "---"] * (len(first) - 1)]
     lines = [first, rule, *([_cell(text) for text in row] for row in rows)]

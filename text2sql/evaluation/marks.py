@@ -89,7 +89,8 @@ def axis_svg(scale: Scale, texts: Sequence[str]) -> Markup:
     """The names of the grid lines, over a column of pictures."""
     last = len(texts) - 1
     labels = "".join(
-        f'<text x="{scale.place(tick)}" y="11" text-anchor="{_anchor(place, last)}">{text}</text>'
+        f'<text class="{"minor" if place % 2 else "major"}" x="{scale.place(tick)}" y="11" '
+        f'text-anchor="{_anchor(place, last)}">{text}</text>'
         for place, (tick, text) in enumerate(zip(scale.ticks, texts, strict=True))
     )
     return _picture("axis", LINE, "", labels)

@@ -20,10 +20,13 @@ from text2sql.evaluation.figures import (
     show_difference,
     show_p,
 )
+from text2sql.evaluation.gate import RuleResult
 from text2sql.evaluation.types import Comparison, Evaluation, SliceScores
 
 MAX_VALUES = 24
 """Of one dimension that are drawn."""
+LONG = 6
+"""Rows of a panel that fit in one column."""
 HARDNESS = ("easy", "medium", "hard", "extra")
 
 
@@ -74,6 +77,11 @@ class SlicePanel:
     overlap: bool
     """A row can count in several of them."""
 
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Places of the rows that have the scale above them: a long panel is set in two columns."""
+        return (0,) if len(self.rows) <= LONG else (0, (len(self.rows) + 1) // 2)
+
 
 @dataclass(frozen=True)
 class FaultRow:
@@ -107,11 +115,11 @@ def comparison_rows(evaluation: Evaluation, styles: Sequence[str]) -> tuple[list
 
 
 def slice_panels(evaluation: Evaluation, styles: Sequence[str]) -> list[SlicePanel]:
-    """A panel a dimension, in the evaluation's order."""
+    """A panel a dimension, in the evaluation's order but that long ones come last."""
     dimensions: dict[str, list[SliceScores]] = {}
     for part in evaluation.slices:
         dimensions.setdefault(part.dimension, []).append(part)
-    return [
+    panels = [
         SlicePanel(
             dimension,
             [_slice(evaluation, part, styles) for part in in_order(parts)[:MAX_VALUES]],
@@ -120,6 +128,7 @@ def slice_panels(evaluation: Evaluation, styles: Sequence[str]) -> list[SlicePan
         )
         for dimension, parts in dimensions.items()
     ]
+    return sorted(panels, key=lambda panel: len(panel.axes))
 
 
 def fault_rows(evaluation: Evaluation, styles: Sequence[str]) -> list[FaultRow]:
@@ -147,6 +156,13 @@ def fault_counts(evaluation: Evaluation) -> dict[str, tuple[int, ...]]:
 def fault_label(slug: str) -> str:
     """A fault's name for people."""
     return slug.replace("_", " ").capitalize()
+
+
+def rule_text(rule: RuleResult) -> str:
+    """Why a rule of the gate is kept or broken, with the figure's interval; that of a difference is in the reason."""
+    if rule.interval is None or rule.name.startswith("beats_"):
+        return rule.reason
+    return f"{rule.reason}; its 95% interval is [{rule.interval[0]:.3f}, {rule.interval[1]:.3f}]"
 
 
 def in_order(parts: list[SliceScores]) -> list[SliceScores]:

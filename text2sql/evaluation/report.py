@@ -108,6 +108,7 @@ def render_report(
             panels=panels.slice_panels(evaluation, styles),
             faults=panels.fault_rows(evaluation, styles),
             fault_label=panels.fault_label,
+            rule_text=panels.rule_text,
             vacuous=[evaluation.rows[place] for place in vacuous[:MAX_VACUOUS]],
             vacuous_count=len(vacuous),
             curve=Markup(loss_curve_svg(history)),  # noqa: S704 - numbers and fixed text only
