@@ -29,9 +29,8 @@ def write_results(finished: Finished, settings: Settings) -> Outcome:
     Raises:
         OutputError: settings.output_dir cannot be written; it is then as it was.
     """
-    from text2sql.evaluation.summary import summary_markdown
-
     from text2sql.evaluation.report import render_report
+    from text2sql.evaluation.summary import summary_markdown
     from text2sql.results import export
 
     evaluation = finished.load("evaluate", "evaluation")
