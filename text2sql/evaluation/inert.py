@@ -62,8 +62,8 @@ def markdown_table(head: Iterable[str], rows: Iterable[Iterable[str]], *, number
 
 
 def _cell(text: str) -> str:
-    """A pipe ends a cell even in code (GFM)."""
-    return text.replace("|", r"\|") if isinstance(text, Markdown) else plain(text)
+    """A pipe ends a cell even in code, unless an odd number of backslashes comes before it (GFM)."""
+    return text.replace(r"\|", r"\ |").replace("|", r"\|") if isinstance(text, Markdown) else plain(text)
 
 
 def _longest_run(text: str) -> int:

@@ -44,6 +44,8 @@ class Scale:
         return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
 
 
+SMALLEST = 1e-3
+"""Spread of a scale: two systems that answer alike differ by nothing at all."""
 SHARES = Scale(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
 
 
@@ -72,7 +74,9 @@ def scale_around_zero(values: Iterable[float]) -> Scale:
     """Round numbers about all values and zero."""
     finite = [value for value in values if math.isfinite(value)]
     low, high = min([0.0, *finite]), max([0.0, *finite])
-    spread = max(high - low, 1e-9)
+    if high - low < SMALLEST:
+        high = low + SMALLEST
+    spread = high - low
     power = 10.0 ** math.floor(math.log10(spread))
     step = next(power * part for part in (0.25, 0.5, 1.0, 2.5) if spread <= power * part * 4)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
