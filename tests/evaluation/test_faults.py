@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ def test_the_fault_of_a_judged_answer(fault: str, case: dict[str, Any]):
 
 def test_every_fault_has_a_case():
     assert list(FIXTURE["cases"]) == list(FAULTS)
+
+
+def test_the_documentation_lists_them():
+    text = (Path(__file__).parents[2] / "docs/metrics.md").read_text("utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| (.+) \|$", text[text.index("## Faults") :], re.MULTILINE)
+    assert listed == list(FAULTS.items())
 
 
 @pytest.mark.parametrize("case", FIXTURE["several_golds"], ids=lambda case: case["shows"])
@@ -75,7 +82,7 @@ WORDS = st.sampled_from(
     """SELECT DISTINCT * name age singer concert friend id singer_id , . ( ) FROM JOIN LEFT ON = <> > 1 'x' "x" WHERE
     AND OR NOT IN EXISTS BETWEEN LIKE GROUP BY HAVING COUNT MAX ORDER DESC LIMIT OFFSET UNION EXCEPT WITH AS c
     RECURSIVE VALUES CASE WHEN THEN END NULL IS -- /* */ ; OVER PARTITION WINDOW USING CAST INTEGER ` [ ] \x00
-    \ufffd é 💥""".split()  # noqa: SIM905
+    \ud800 é 💥""".split()  # noqa: SIM905
 )
 
 

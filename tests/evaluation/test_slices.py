@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def test_what_a_gold_counts_as(case: dict[str, Any]):
 
 def test_every_construct_has_a_case():
     assert {construct for case in CASES for construct in case["constructs"]} == {*_CONSTRUCTS, "plain"}
+
+
+def test_the_documentation_lists_them():
+    text = (Path(__file__).parents[2] / "docs/metrics.md").read_text("utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("| `construct` |")]
+    assert re.findall(r"`([^`]+)`", line)[1:] == [*_CONSTRUCTS, "plain"]
 
 
 @pytest.mark.parametrize("gold", ["", "no SQL at all", "DROP TABLE t", "SELECT (" * 300, "SELECT a FROM t; SELECT 1"])
