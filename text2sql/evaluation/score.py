@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import EvaluationSection
+from text2sql.evaluation.cases import ATTEMPTS
 from text2sql.evaluation.metrics import bleu, rouge_l
-from text2sql.evaluation.suite import GOLD_RUNS, judge_row
-from text2sql.evaluation.types import RowScore
+from text2sql.evaluation.suite import judge_row
+from text2sql.evaluation.types import Difference, ResultSample, RowScore
 from text2sql.sql.workers import map_rows
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ def score_predictions(rows: Dataset, predictions: list[str], evaluation: Evaluat
 def score_systems(
     rows: Dataset, predictions: Mapping[str, list[str]], evaluation: EvaluationSection
 ) -> dict[str, Scores]:
-    """Scores by system; the databases of a row are filled once for all systems."""
+    """Scores by system; the databases of a row are filled once for all systems.
+
+    Rows may also have `database`, a SQLite file to judge on, and `accepted`, a list of more golds.
+    """
     contexts, golds = list(rows["context"]), list(rows["answer"])
+    more = {name: list(rows[name]) for name in ("database", "accepted") if name in rows.column_names}
     for name, texts in predictions.items():
         if len(texts) != len(golds):
             raise ValueError(f"{name or 'predictions'}: {len(texts)} predictions for {len(golds)} rows")
@@ -50,6 +55,7 @@ def score_systems(
             "predictions": [texts[i] for texts in columns],
             "databases": evaluation.databases,
             "timeout": evaluation.query_timeout,
+            **{name: values[i] for name, values in more.items() if values[i]},
         }
         for i in range(len(golds))
     ]
@@ -73,13 +79,30 @@ def _verdicts(items: list[dict[str, Any]]) -> list[list[RowScore]]:
     again = iter(map_rows(_JUDGE, alone, _seconds(alone), _not_credited))
     for i in failed:
         answers[i] = [next(again)[0] for _ in items[i]["predictions"]]
-    return [[RowScore(**score) for score in answer] for answer in answers]
+    return [[_row_score(score) for score in answer] for answer in answers]
+
+
+def _row_score(score: dict[str, Any]) -> RowScore:
+    """The inverse of asdict, from JSON."""
+    found = score.get("difference")
+    difference = Difference(found["database"], _sample(found["gold"]), _sample(found["predicted"])) if found else None
+    return RowScore(**{**score, "difference": difference})
+
+
+def _sample(sample: dict[str, Any]) -> ResultSample:
+    return ResultSample(tuple(sample["columns"]), tuple(map(tuple, sample["rows"])), sample["total"])
 
 
 def _seconds(items: list[dict[str, Any]]) -> float:
     """What a row may take: its queries are interrupted at their timeout, and a worker is killed where that fails."""
-    queries = max((item["databases"] * (GOLD_RUNS + len(item["predictions"])) for item in items), default=0)
-    return 10.0 + queries * max((item["timeout"] for item in items), default=0.0)
+    queries = max(map(_queries, items), default=0)
+    return 30.0 + queries * max((item["timeout"] for item in items), default=0.0)
+
+
+def _queries(item: dict[str, Any]) -> int:
+    """The gold runs twice on each database that is tried; the time of its neighbours is bounded otherwise."""
+    golds = 1 + len(item.get("accepted", ()))
+    return int(golds * item["databases"] * (2 * ATTEMPTS + 2 + len(item["predictions"])))
 
 
 def _not_judged(_item: dict[str, Any], _reason: str) -> None:
