@@ -74,8 +74,8 @@ def scores(predictions: list[str], context: str = SCHEMA) -> list[RowScore]:
     """The verdicts of the evaluation, in worker processes; beside each, another system answers with the gold."""
     rows = Dataset.from_dict({"context": [context] * len(predictions), "answer": [GOLD] * len(predictions)})
     judged = score_systems(rows, {"attacker": predictions, "other": [GOLD] * len(predictions)}, EVALUATION)
-    assert all(row.executed for row in judged["other"].rows)  # whatever happened to the worker on the same row
-    return judged["attacker"].rows
+    assert all(row.executed for row in judged["other"])  # whatever happened to the worker on the same row
+    return judged["attacker"]
 
 
 def run_on_file(item: dict[str, Any]) -> str | None:
@@ -243,7 +243,7 @@ def test_instructions_in_the_schema_give_no_further_access(unchanged: Callable[[
     rows = Dataset.from_dict({"context": [ORDERS + more], "answer": [GOLD]})
     obeying = ["ATTACH 'stolen.db' AS s", "DROP TABLE singer", "SELECT load_extension('evil.so') FROM singer"]
     judged = score_systems(rows, {text: [text] for text in obeying}, EVALUATION)
-    assert not any(judged[text].rows[0].executed for text in obeying)
+    assert not any(judged[text][0].executed for text in obeying)
     unchanged()
 
 

@@ -27,7 +27,7 @@ def test_spellings_of_one_query_run_alike(case: Case):
     schema, _ = read_cases("normalise")
     one, other = case.pair
     with Suite(schema, one, 5, 2.0) as suite:
-        assert suite._runs_alike(other)
+        assert suite._difference(other) is None
         assert suite.judge(other).exact
 
 
@@ -58,7 +58,7 @@ def test_the_gold_itself_is_exact_and_executed():
 
 
 def test_a_mistake_of_the_normaliser_credits_nobody(monkeypatch):
-    monkeypatch.setattr("text2sql.evaluation.suite.normalise", lambda *_: "the same for all")
+    monkeypatch.setattr("text2sql.evaluation.suite.canonical", lambda *_: "the same for all")
     wrong = judge(GOLD, "SELECT name FROM singer WHERE age >= 30")
     assert (wrong.exact, wrong.executed, wrong.valid) == (False, False, True)
     assert judge(GOLD, "SELECT name FROM singer WHERE 30 < age").exact
@@ -153,7 +153,7 @@ def test_ties_do_not_decide():
 def test_an_answer_without_order_by_may_be_any_row():
     with Suite(SCHEMA, "SELECT name FROM singer LIMIT 1", 3, 2.0) as suite:
         assert 2 in {len(case.results) for case in suite.cases}
-        assert suite._runs_alike("SELECT name FROM singer LIMIT 1")
+        assert suite._difference("SELECT name FROM singer LIMIT 1") is None
 
 
 @pytest.mark.parametrize(

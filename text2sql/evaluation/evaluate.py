@@ -61,8 +61,7 @@ def evaluate_systems(
         raise DataError("there are no test rows to judge on; raise data.test_ratio or data.subset_fraction")
     answers = dict(_all_answers(rows, contenders, settings, training))
     started = time.perf_counter()
-    scores = score_systems(rows, {name: found.texts for name, found in answers.items()}, settings.evaluation)
-    judged = {name: found.rows for name, found in scores.items()}
+    judged = score_systems(rows, {name: found.texts for name, found in answers.items()}, settings.evaluation)
     judging = time.perf_counter() - started
     logger.info("judged %d answers in %.1f s", len(rows) * len(answers), judging)
     golds, resamples = rows["answer"][:], settings.evaluation.resamples

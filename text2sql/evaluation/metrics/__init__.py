@@ -63,10 +63,10 @@ def judged(
     from datasets import Dataset
 
     from text2sql.config import EvaluationSection
-    from text2sql.evaluation.score import score_predictions
+    from text2sql.evaluation.score import score_systems
     from text2sql.evaluation.statistics import VERDICTS, mean
 
     rows = Dataset.from_dict({"context": list(contexts), "answer": list(references)})
     evaluation = EvaluationSection(databases=databases, query_timeout=query_timeout)
-    verdicts = score_predictions(rows, list(predictions), evaluation).rows
+    verdicts = score_systems(rows, {"": list(predictions)}, evaluation)[""]
     return {figure: mean([float(getattr(verdict, VERDICTS[figure])) for verdict in verdicts]) for figure in figures}
