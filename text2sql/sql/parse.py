@@ -199,6 +199,11 @@ def assert_read_only(tree: exp.Expr) -> None:
             _assert_plain_table(node)
 
 
+def write_in(tree: exp.Expr) -> exp.Expr | None:
+    """The first node of a tree that does more than read."""
+    return tree if not isinstance(tree, exp.Query | exp.Values) else tree.find(*_WRITES)
+
+
 def _assert_few_expansions(tree: exp.Expr) -> None:
     """SQLite copies a CTE for each use while it prepares a query, which nothing interrupts: 30 doublings are a bomb."""
     visible: dict[int, dict[str, exp.CTE]] = {}
