@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import datetime
+import datetime as dt
 import decimal
 import io
 import json
@@ -69,7 +69,7 @@ def json_cell(value: Any) -> Cell:
         return _decimal(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return _bytes(bytes(value))
-    if isinstance(value, datetime.date | datetime.time):
+    if isinstance(value, dt.date | dt.time):
         return value.isoformat()
     if isinstance(value, dict | list | tuple):
         return json.dumps(value, default=str, ensure_ascii=False)

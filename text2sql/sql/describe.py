@@ -48,7 +48,9 @@ def schema_of(database: sqlite3.Connection, only: Collection[str] | None = None)
     Raises:
         ExecutionError: the database cannot be read, or has more tables than can be used.
     """
-    listing = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    listing = (
+        "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
     try:
         names = [str(name) for (name,) in database.execute(f"{listing} ORDER BY rowid")]
         names = _wanted(names, only)
@@ -139,7 +141,9 @@ def _create_table(table: Table) -> str:
 def _wanted(names: Iterable[str], only: Collection[str] | None) -> list[str]:
     chosen = [name for name in names if _usable(name) and (only is None or name.lower() in only)]
     if len(chosen) > MAX_TABLES:
-        raise ExecutionError(f"the database has {len(chosen)} tables and views; at most {MAX_TABLES} can be asked about")
+        raise ExecutionError(
+            f"the database has {len(chosen)} tables and views; at most {MAX_TABLES} can be asked about"
+        )
     return chosen
 
 
@@ -179,7 +183,9 @@ def _plain_type(text: str) -> str:
     match = _TYPE.match(text.strip())
     if not match or len(match.group()) > 60:
         return ""
-    words = re.sub(r" (?:COLLATE|CHARACTER SET|GENERATED|UNSIGNED|ZEROFILL)\b.*", "", match.group(), flags=re.IGNORECASE)
+    words = re.sub(
+        r" (?:COLLATE|CHARACTER SET|GENERATED|UNSIGNED|ZEROFILL)\b.*", "", match.group(), flags=re.IGNORECASE
+    )
     return "TEXT" if words.upper() in ("ENUM", "SET") else words.upper()
 
 

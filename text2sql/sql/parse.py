@@ -256,6 +256,15 @@ def _assert_plain_table(table: exp.Table) -> None:
         raise UnsafeSqlError(f"table {one_line(table.name, 60)} is named with a database; name the table alone")
 
 
+def table_names(sql: str) -> frozenset[str]:
+    """Lower-case names of the tables that a query names, CTEs among them.
+
+    Raises:
+        SqlError: as parse.
+    """
+    return frozenset(table.name.lower() for table in parse(sql).find_all(exp.Table))
+
+
 def orders_rows(tree: exp.Expr) -> bool:
     """Whether the query orders its result at top level; an ORDER BY in a subquery does not count."""
     while isinstance(tree, exp.Subquery | exp.Paren) and not tree.args.get("order"):
