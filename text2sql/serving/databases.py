@@ -170,11 +170,10 @@ class ServerSource:
         except DBAPIError as error:
             if _code(error.orig) in _CANCELLED:
                 raise QueryTimeoutError(f"ran longer than {limits.seconds:g} s") from None
+            words = self._without_secrets(error.orig)
             if connected and not error.connection_invalidated:
-                raise ExecutionError(self._without_secrets(error.orig)) from None
-            raise DatabaseError(
-                f"database {self.name} cannot be reached: {self._without_secrets(error.orig)}"
-            ) from None
+                raise ExecutionError(words) from None
+            raise DatabaseError(f"database {self.name} cannot be reached: {words}") from None
         except SQLAlchemyError as error:
             raise DatabaseError(f"database {self.name}: {self._without_secrets(error)}") from None
 

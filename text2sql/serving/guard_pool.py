@@ -18,7 +18,7 @@ from text2sql.errors import DatabaseError, ExecutionError, QueryTimeoutError, Sq
 from text2sql.serving.cells import Cells
 from text2sql.serving.databases import Limits, Source, open_source
 from text2sql.sql.guard import Checked, Guard, reason
-from text2sql.sql.parse import MAX_QUERY_CHARS
+from text2sql.sql.parse import MAX_QUERY_CHARS, first_statement
 from text2sql.sql.schema import MAX_CONTEXT_CHARS
 from text2sql.sql.workers import how_it_died, worker_command
 
@@ -80,9 +80,9 @@ class GuardPool:
         try:
             said = await self._ask({"do": "check", "text": text, "context": context}, CHECK_SECONDS)
         except QueryTimeoutError as error:
-            return Checked("", (reason("timed_out", f"could not be checked: {error}"),))
+            return Checked(first_statement(text), (reason("timed_out", f"could not be checked: {error}"),))
         except ExecutionError as error:
-            return Checked("", (reason("does_not_plan", f"could not be checked: {error}"),))
+            return Checked(first_statement(text), (reason("does_not_plan", f"could not be checked: {error}"),))
         return Checked.from_dict(said)
 
     async def run(self, where: str, sql: str, limits: Limits) -> Cells:
@@ -121,7 +121,7 @@ class GuardPool:
             raise QueryTimeoutError(f"no process was free for {self._patience:g} s") from None
         # A caller that goes away leaves the exchange to end by itself: half of one would garble the next.
         task = self._keep(self._exchange(process, item, seconds))
-        said = await asyncio.shield(task)
+        said: dict[str, Any] = await asyncio.shield(task)
         if "raised" in said:
             raise _ERRORS[said["raised"]](said["words"])
         return said

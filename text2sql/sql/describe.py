@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 2_000
 MAX_NAME_CHARS = 128
 _TYPE = re.compile(r"[A-Za-z]\w*(?: [A-Za-z]\w*)*(?:\s?\(\s*\d{1,9}\s*(?:,\s*\d{1,9}\s*)?\))?")
+_LISTING = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT GLOB 'sqlite_*' ORDER BY rowid"
+_AFTER_TYPE = re.compile(r" (?:COLLATE|CHARACTER SET|GENERATED|UNSIGNED|ZEROFILL)\b.*", re.IGNORECASE)
 _SAMPLE_ROWS = 1_000
 _SAMPLE_CHARS = 1_000_000
 _DELIMITERS = ",;\t|"
@@ -48,11 +50,8 @@ def schema_of(database: sqlite3.Connection, only: Collection[str] | None = None)
     Raises:
         ExecutionError: the database cannot be read, or has more tables than can be used.
     """
-    listing = (
-        "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-    )
     try:
-        names = [str(name) for (name,) in database.execute(f"{listing} ORDER BY rowid")]
+        names = [str(name) for (name,) in database.execute(_LISTING)]
         names = _wanted(names, only)
         tables = [table for name in names if (table := _sqlite_table(database, name)) is not None]
     except sqlite3.Error as error:
@@ -75,9 +74,9 @@ def schema_behind(connection: Connection, only: Collection[str] | None = None) -
     if not names:
         return Schema(())
     asked: dict[str, Any] = {"filter_names": names, "kind": ObjectKind.ANY}
-    columns = {key[1]: found for key, found in inspector.get_multi_columns(**asked).items()}
-    primary = {key[1]: found for key, found in inspector.get_multi_pk_constraint(**asked).items()}
-    foreign = {key[1]: found for key, found in inspector.get_multi_foreign_keys(**asked).items()}
+    columns: dict[str, Any] = {key[1]: found for key, found in inspector.get_multi_columns(**asked).items()}
+    primary: dict[str, Any] = {key[1]: found for key, found in inspector.get_multi_pk_constraint(**asked).items()}
+    foreign: dict[str, Any] = {key[1]: found for key, found in inspector.get_multi_foreign_keys(**asked).items()}
     tables = []
     for name in names:
         keys = (primary.get(name) or {}).get("constrained_columns") or []
@@ -141,9 +140,7 @@ def _create_table(table: Table) -> str:
 def _wanted(names: Iterable[str], only: Collection[str] | None) -> list[str]:
     chosen = [name for name in names if _usable(name) and (only is None or name.lower() in only)]
     if len(chosen) > MAX_TABLES:
-        raise ExecutionError(
-            f"the database has {len(chosen)} tables and views; at most {MAX_TABLES} can be asked about"
-        )
+        raise ExecutionError(f"the database has {len(chosen)} tables and views; at most {MAX_TABLES} can be used")
     return chosen
 
 
@@ -183,10 +180,8 @@ def _plain_type(text: str) -> str:
     match = _TYPE.match(text.strip())
     if not match or len(match.group()) > 60:
         return ""
-    words = re.sub(
-        r" (?:COLLATE|CHARACTER SET|GENERATED|UNSIGNED|ZEROFILL)\b.*", "", match.group(), flags=re.IGNORECASE
-    )
-    return "TEXT" if words.upper() in ("ENUM", "SET") else words.upper()
+    words = _AFTER_TYPE.sub("", match.group()).upper()
+    return "TEXT" if words in ("ENUM", "SET") else words
 
 
 def _sniffed(cells: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from text2sql.errors import ExecutionError, ForbiddenFunctionError, ParseError, 
 from text2sql.sql.database import Database, build_database
 from text2sql.sql.execute import plan_query
 from text2sql.sql.hints import column_names, literal
-from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, first_statement, leading_word, parse, write_in
+from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, first_statement, leading_word, parse, tokens, write_in
 from text2sql.sql.schema import Schema, Table, parse_schema
 from text2sql.sql.scopes import Scope, Scopes
 
@@ -64,6 +64,7 @@ _OBJECTIONS: tuple[tuple[str, Code], ...] = (
     ("no such function: ", "unknown_function"),
 )
 """What SQLite's messages begin with, before the name."""
+_SYNTAX = re.compile(r"syntax error$|^incomplete input|^unrecognized token")
 
 
 class Reason(NamedTuple):
@@ -137,6 +138,10 @@ class Guard:
         if stacked := _STACKED.search(text[text.find(sql) + len(sql) :][:_STACKED_CHARS]):
             words = f"one statement is allowed, and {stacked.group(1).upper()} follows the first"
             return Checked(sql, (reason("not_one_statement", words),))
+        if "/*" in sql and any(match.group().startswith(("/*!", "/*M!")) for match in tokens(sql)):
+            return Checked(
+                sql, (reason("not_allowed", "MySQL would run a comment that opens with /*!"),)
+            )
         try:
             reasons = self._against_schema(sql, tree)
         except RecursionError:
@@ -227,7 +232,7 @@ class _Names:
                 if code == "ambiguous_column":
                     return reason(code, f"column {name} stands in several of the tables; qualify it")
                 return reason(code, f"no such function: {name}; SQLite's own functions can be used")
-        return reason("does_not_plan", message)
+        return reason("not_sql" if _SYNTAX.search(message) else "does_not_plan", message)
 
     def unknown(self) -> Iterator[Reason]:
         """Every table that the schema lacks, then every column."""
@@ -252,9 +257,10 @@ class _Names:
                 continue
             if column.name.lower() in _SYSTEM_COLUMNS and column.name.lower() not in self._known:
                 yield self._unknown_column(column.name, column)
-            elif column.this.args.get("quoted") and not column.table and self._is_missing(column):
-                if self._objectionable(column):
-                    yield self._unknown_column(column.name, column)
+                continue
+            text = column.this.args.get("quoted") and not column.table and self._is_missing(column)
+            if text and self._objectionable(column):
+                yield self._unknown_column(column.name, column)
 
     def _is_missing(self, column: exp.Column) -> bool:
         """Whether nothing in reach of a column has its name; False where that cannot be known."""
