@@ -15,7 +15,14 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from sqlglot import exp
 
-from text2sql.errors import ExecutionError, ForbiddenFunctionError, ParseError, SqlError, UnsafeSqlError
+from text2sql.errors import (
+    ExecutionError,
+    ForbiddenFunctionError,
+    ParseError,
+    QueryTimeoutError,
+    SqlError,
+    UnsafeSqlError,
+)
 from text2sql.sql.database import Database, build_database
 from text2sql.sql.execute import plan_query
 from text2sql.sql.hints import column_names, literal
@@ -139,9 +146,7 @@ class Guard:
             words = f"one statement is allowed, and {stacked.group(1).upper()} follows the first"
             return Checked(sql, (reason("not_one_statement", words),))
         if "/*" in sql and any(match.group().startswith(("/*!", "/*M!")) for match in tokens(sql)):
-            return Checked(
-                sql, (reason("not_allowed", "MySQL would run a comment that opens with /*!"),)
-            )
+            return Checked(sql, (reason("not_allowed", "MySQL would run a comment that opens with /*!"),))
         try:
             reasons = self._against_schema(sql, tree)
         except RecursionError:
@@ -156,6 +161,8 @@ class Guard:
             return [reason("function_not_allowed", str(error))]
         except UnsafeSqlError as error:
             return [reason("not_allowed", str(error))]
+        except QueryTimeoutError as error:
+            return [reason("timed_out", f"SQLite's plan {error}")]
         except ExecutionError as error:
             return _merged(names.objection(str(error)), list(names.unknown()))
         return list(names.forgiven())
