@@ -59,7 +59,7 @@ def postgres(folder: Path) -> Iterator[int]:
     secret.chmod(0o644)
     user = "postgres" if as_user else getpass.getuser()
     subprocess.run(
-        [*as_user, initdb, "-D", str(data), "-U", user, "-A", "scram-sha-256", f"--pwfile={secret}", "-N", "-E", "UTF8"],
+        [*as_user, initdb, "-D", str(data), "-U", user, f"--pwfile={secret}", "-Ascram-sha-256", "-N", "-EUTF8"],
         check=True, capture_output=True, cwd="/",
     )  # fmt: skip
     port = free_port()

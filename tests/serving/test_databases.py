@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from urllib.parse import quote
 import pytest
 
 from tests.serving.servers import PASSWORD, postgres
-from tests.sql.cases import Hostile, read_hostile
 from text2sql.errors import DatabaseError, ExecutionError, QueryTimeoutError, SqlError
 from text2sql.serving.databases import Limits, ServerSource, Source, open_source
 
@@ -64,20 +62,6 @@ def test_a_file_is_asked_by_its_path_or_url(file: Path, prefix: str):
 def test_a_file_is_never_asked_without_the_guard(file: Path, sql: str, words: str):
     with pytest.raises(SqlError, match=words):
         open_source(str(file)).run(sql, QUICK)
-
-
-@pytest.mark.parametrize("case", read_hostile()[1], ids=lambda case: case.title)
-def test_rows_1_to_7_hostile_text_leaves_a_file_as_it_was(case: Hostile, file: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(file.parent)
-    before = hashlib.sha256(file.read_bytes()).hexdigest()
-    started = time.perf_counter()
-    try:
-        open_source(str(file)).run(case.text, Limits(seconds=0.3, rows=10))
-    except SqlError as error:
-        assert "\n" not in str(error)
-    assert time.perf_counter() - started < 20
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == before
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
 def test_row_5_an_endless_query_is_interrupted(file: Path):
@@ -192,7 +176,7 @@ def test_postgres_is_described(server: Source):
         ("SELECT name FROM happy", [["Joe"]]),
         ("SELECT 'back\\slash', ':x', '%s'", [["back\\slash", ":x", "%s"]]),
         (
-            "SELECT s.name FROM singer AS s LEFT JOIN concert AS c ON c.singer_id = s.id ORDER BY s.id LIMIT 1",
+            "SELECT s.name FROM singer s LEFT JOIN concert c ON singer_id = id ORDER BY id LIMIT 1",
             [["Joe"]],
         ),
     ],
