@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
@@ -184,13 +183,10 @@ def reason(code: Code, message: str) -> Reason:
 
 
 def one_line(text: str, limit: int) -> str:
-    """The text with every run of blanks, control and formatting characters as one space, cut at `limit` characters."""
-    text = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text[: 4 * limit])
+    """The text with every run of blanks and of characters that do not print as one space, cut at `limit` characters."""
+    text = "".join(c if c.isprintable() else " " for c in text[: 4 * limit])
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 
 def _read(sql: str) -> tuple[exp.Expr | None, Reason | None]:
