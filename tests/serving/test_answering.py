@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 from collections.abc import Sequence
 
 import pytest
@@ -149,7 +148,7 @@ def test_row_11_code_written_by_the_model_is_never_executed(tmp_path, monkeypatc
     found = answered(Model(answers, answers), one_row, n=5)
     assert not found.valid
     assert found.reasons[0].code == "not_sql"
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_row_12_markup_stays_the_text_that_it_is():
