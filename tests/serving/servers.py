@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 
 _POSTGRES_FOLDERS = ("/usr/lib/postgresql", "/usr/local/pgsql/bin", "/opt/homebrew/bin")
 _START_SECONDS = 60
+USER = "postgres"
 PASSWORD = "s3cret/wörd@1"
 
 
@@ -33,7 +34,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path) -> Iterator[int]:
+def postgres() -> Iterator[int]:
     """A PostgreSQL that asks for a password; its port. Skips where it cannot be had."""
     pytest.importorskip("psycopg", reason="no psycopg: pip install 'psycopg[binary]'")
     initdb, server = program("initdb"), program("postgres")
@@ -47,9 +48,14 @@ def postgres(folder: Path) -> Iterator[int]:
         ):
             pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
         as_user = ["runuser", "-u", "postgres", "--"]
-        for parent in [folder, *folder.parents]:
-            if parent.stat().st_uid == 0 and parent.is_relative_to(folder.parents[2]):
-                parent.chmod(parent.stat().st_mode | 0o011)
+    # pytest's own temporary folders are closed to other users, such as the one that PostgreSQL runs as.
+    with tempfile.TemporaryDirectory(prefix="text2sql-postgres-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield from _serve(folder, as_user, initdb, server)
+
+
+def _serve(folder: Path, as_user: list[str], initdb: str, server: str) -> Iterator[int]:
     data = folder / "data"
     data.mkdir()
     if as_user:
@@ -57,28 +63,33 @@ def postgres(folder: Path) -> Iterator[int]:
     secret = folder / "secret"
     secret.write_text(PASSWORD, "utf-8")
     secret.chmod(0o644)
-    user = "postgres" if as_user else getpass.getuser()
     subprocess.run(
-        [*as_user, initdb, "-D", str(data), "-U", user, f"--pwfile={secret}", "-Ascram-sha-256", "-N", "-EUTF8"],
+        [*as_user, initdb, "-D", str(data), "-U", USER, f"--pwfile={secret}", "-Ascram-sha-256", "-N", "-EUTF8"],
         check=True, capture_output=True, cwd="/",
     )  # fmt: skip
     port = free_port()
-    process = subprocess.Popen(
-        [*as_user, server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-    )  # fmt: skip
+    log = folder / "log"
+    with log.open("wb") as lines:
+        process = subprocess.Popen(
+            [*as_user, server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"],
+            stdout=lines, stderr=lines, cwd="/",
+        )  # fmt: skip
     try:
-        _wait_for(port)
+        _wait_for(port, process, log)
         yield port
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _wait_for(port: int) -> None:
+def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until it answers a query: it takes connections before that."""
+    import psycopg
+
     deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(f"host=127.0.0.1 port={port} user={USER} dbname=postgres", password=PASSWORD).close()
             return
         time.sleep(0.1)
-    raise TimeoutError(f"no server on port {port} after {_START_SECONDS} s")
+    raise TimeoutError(f"PostgreSQL does not answer on port {port}: {log.read_text('utf-8', 'replace')[-1000:]}")
