@@ -24,12 +24,15 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def main(
-    pipeline: Annotated[str, typer.Option(help="Which pipeline to run: train.")],
+    pipeline: Annotated[str, typer.Option(help="Which pipeline to run: train, evaluate.")],
     config: Annotated[Path, typer.Option(help="YAML file with what to train.", show_default=False)] = DEFAULT_CONFIG,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")
     ] = None,
     stack: Annotated[str | None, typer.Option(help="Registered ZenML stack, for this run only.")] = None,
+    model_version: Annotated[
+        str | None, typer.Option(help="For evaluate: number or stage of a model version; default: the newest.")
+    ] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use finished steps again.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print config, steps and places; start nothing.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show ZenML's own log, and tracebacks.")] = False,
@@ -45,10 +48,12 @@ def main(
         raise typer.BadParameter(
             f"no pipeline {pipeline!r}; there are: {', '.join(PIPELINES)}", param_hint="--pipeline"
         )
+    if model_version is not None and not PIPELINES[pipeline].of_version:
+        raise typer.BadParameter(f"{pipeline} makes a version of its own; leave it out", param_hint="--model-version")
     for name, value in QUIET.items():
         os.environ.setdefault(name, "INFO" if verbose and name == "ZENML_LOGGING_VERBOSITY" else value)
     try:
-        code = run(pipeline, config, overrides or [], stack, cache, dry_run)
+        code = run(pipeline, config, overrides or [], stack, model_version, cache, dry_run)
     except Text2SQLError as error:
         if verbose:
             import traceback
@@ -63,7 +68,15 @@ def main(
     raise typer.Exit(code)
 
 
-def run(pipeline: str, config: Path, overrides: list[str], stack: str | None, cache: bool, dry_run: bool) -> int:
+def run(
+    pipeline: str,
+    config: Path,
+    overrides: list[str],
+    stack: str | None,
+    model_version: str | None,
+    cache: bool,
+    dry_run: bool,
+) -> int:
     """Run, show the outcome, and return the exit code."""
     from text2sql.config_file import load_settings
     from text2sql.inputs import check_reachable, resolve_inputs
@@ -90,7 +103,7 @@ def run(pipeline: str, config: Path, overrides: list[str], stack: str | None, ca
 
     from pipelines.launch import launch
 
-    finished = launch(pipeline, settings, place, cache)
+    finished = launch(pipeline, settings, place, cache, model_version)
     outcome = write_results(finished, settings)
     show(outcome, finished, settings)
     print(f"{time.monotonic() - started:.0f} s in all", file=sys.stderr)

@@ -41,6 +41,17 @@ class Report(_Json):
 
 
 @dataclass(frozen=True)
+class ModelReference(_Json):
+    """A merged model in ZenML's store, named rather than copied; empty where there is none."""
+
+    version: str | None = None
+    """Number of the model version that it belongs to."""
+    artifact: str | None = None
+    """Id of its artifact version."""
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainingHistory(_Json):
     """The course of a training: a mapping a logged step (step, loss, eval_loss, …), and figures of the whole."""
 

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from text2sql.config import EvaluationSection
-from text2sql.evaluation.metrics import bleu, rouge_l
+from text2sql.evaluation.likeness import bleu, rouge_l
 from text2sql.evaluation.score import _seconds, judge_item, score_predictions, score_systems
 
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"

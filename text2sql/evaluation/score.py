@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import EvaluationSection
-from text2sql.evaluation.metrics import bleu, rouge_l
+from text2sql.evaluation.likeness import bleu, rouge_l
 from text2sql.evaluation.suite import GOLD_RUNS, judge_row
 from text2sql.evaluation.types import RowScore
 from text2sql.sql.workers import map_rows

@@ -150,7 +150,7 @@ class Evaluation:
 
     rows: list[TestRow]
     systems: list[SystemScores]
-    """Their `predictions` and `rows` are parallel to `rows`."""
+    """The first is the one that it is about. Their `predictions` and `rows` are parallel to `rows`."""
     model: str
     """Name of the base model."""
     created: str
@@ -161,6 +161,11 @@ class Evaluation:
     """Checksum of the frozen rows: figures of two evaluations compare when it is the same."""
     plain_schemas: dict[str, float] | None = None
     """Figures of the tuned model on the same rows without what data.realistic added; None where it added nothing."""
+
+    @property
+    def subject(self) -> SystemScores:
+        """The system that the evaluation is about, and its gate judges."""
+        return self.systems[0]
 
     def find(self, name: str) -> SystemScores | None:
         """The scores of one system, if it was judged."""

@@ -73,7 +73,7 @@ class Result:
 def run_query(connection: sqlite3.Connection, sql: str, timeout: float, max_rows: int = MAX_ROWS) -> Result:
     """Run one query, at most `timeout` seconds long.
 
-    On a connection of `build_database` that is not forgiving, double-quoted text that names no column is an error.
+    On a `Database` that is not forgiving, double-quoted text that names no column is an error.
 
     Raises:
         UnsafeSqlError: it does more than read tables of the database; ForbiddenFunctionError for a function.

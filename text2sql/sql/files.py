@@ -9,7 +9,7 @@ from pathlib import Path
 from text2sql.errors import ExecutionError
 from text2sql.sql.database import Database
 
-_LOCK_SECONDS = 1.0
+_LOCK_SECONDS = 0.5
 """How long a query waits while another process writes; counts beside the query's own time."""
 _MAGIC = b"SQLite format 3\0"
 _WRITE_VERSION, _READ_VERSION = 18, 19

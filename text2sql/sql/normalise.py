@@ -39,6 +39,15 @@ def normalise(sql: str, schema_text: str | None = None) -> str:
         ParseError: the query, or the schema, is no SQL.
         UnsafeSqlError: it is not one SELECT.
     """
+    tree = normal_tree(sql, schema_text)
+    try:
+        return _text(tree)
+    except RecursionError:
+        raise ParseError("the query nests too deeply to be compared; flatten it") from None
+
+
+def normal_tree(sql: str, schema_text: str | None = None) -> exp.Expr:
+    """The tree whose text is that of `normalise`; raises what that raises."""
     schema = parse_schema(schema_text) if schema_text is not None else None
     tree = parse(sql)
     try:
@@ -47,7 +56,7 @@ def normalise(sql: str, schema_text: str | None = None) -> str:
         raise ParseError("the query nests too deeply to be compared; flatten it") from None
 
 
-def _canonical(tree: exp.Expr, schema: Schema | None) -> str:
+def _canonical(tree: exp.Expr, schema: Schema | None) -> exp.Expr:
     if schema:
         tree = _strings_for_quoted_text(tree, schema)
     scopes = Scopes(tree, schema)
@@ -58,8 +67,7 @@ def _canonical(tree: exp.Expr, schema: Schema | None) -> str:
     for select in list(tree.find_all(exp.Select)):
         _drop_aliases(select, scopes)
         _merge_inner_joins(select)
-    tree = _bottom_up(tree)
-    return tree.sql(dialect=DIALECT, comments=False)
+    return _bottom_up(tree)
 
 
 def _strings_for_quoted_text(tree: exp.Expr, schema: Schema) -> exp.Expr:
