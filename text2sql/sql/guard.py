@@ -24,7 +24,8 @@ from text2sql.errors import (
 )
 from text2sql.sql.database import Database, build_database
 from text2sql.sql.execute import plan_query
-from text2sql.sql.hints import column_names, literal
+from text2sql.sql.hints import column_names
+from text2sql.sql.names import stands_for_a_column
 from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, first_statement, leading_word, parse, tokens, write_in
 from text2sql.sql.schema import Schema, Table, parse_schema
 from text2sql.sql.scopes import Scope, Scopes
@@ -283,7 +284,7 @@ class _Names:
 
     def _objectionable(self, column: exp.Column) -> bool:
         """Whether text in double quotes was meant to be a column: by where it stands, or by how near it is to one."""
-        if _stands_for_a_column(column, self._known):
+        if stands_for_a_column(column, self._known):
             return True
         return not _is_compared_with_a_column(column) and any(
             _is_misspelling(column.name.lower(), c.name.lower()) for t in self._tables() for c in t.columns
@@ -318,25 +319,6 @@ def _may_have(scope: Scope, name: str) -> bool:
     if any(table is None or table.column(name) for table in scope.sources.values()):
         return True
     return any(isinstance(p, exp.Alias) and p.alias.lower() == name for p in scope.select.expressions)
-
-
-def _stands_for_a_column(text: exp.Expr, names: frozenset[str]) -> bool:
-    """Whether a string would make no sense there: selected, sorted or grouped by, aggregated, opposite a literal."""
-    node, parent = text, text.parent
-    while isinstance(parent, exp.Paren | exp.Distinct):
-        node, parent = parent, parent.parent
-    if isinstance(parent, exp.Select | exp.Alias | exp.Ordered | exp.Group | exp.Distinct):
-        return True
-    if isinstance(parent, exp.AggFunc):
-        return node is parent.this
-    if isinstance(parent, exp.Between | exp.In) and node is parent.this:
-        opposite = [parent.args.get("low"), parent.args.get("high"), *parent.expressions]
-    elif isinstance(parent, exp.Binary):
-        opposite = [parent.args["expression"] if node is parent.this else parent.this]
-    else:
-        return False
-    found = [other for other in opposite if other is not None]
-    return bool(found) and all(isinstance(o, exp.Null) or literal(o, names) is not None for o in found)
 
 
 def _is_compared_with_a_column(text: exp.Expr) -> bool:
