@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.sql.cases import read_cases
-from text2sql.evaluation.faults import FAULTS, find_fault
+from text2sql.evaluation.faults import _CLAUSES, FAULTS, find_fault
 from text2sql.evaluation.suite import judge_row
 from text2sql.evaluation.types import RowScore
 
@@ -34,6 +34,10 @@ def test_the_fault_of_a_judged_answer(fault: str, case: dict[str, Any]):
 
 def test_every_fault_has_a_case():
     assert list(FIXTURE["cases"]) == list(FAULTS)
+
+
+def test_clauses_are_compared_in_the_order_of_the_faults():
+    assert list(_CLAUSES.values()) == [fault for fault in FAULTS if fault in _CLAUSES.values()]
 
 
 def test_the_documentation_lists_them():
