@@ -128,7 +128,7 @@ def _comparison(evaluation: Evaluation) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from text2sql.evaluation.figures import best_rival, compared, figure_table, heading, lead, show_comparison
+    from text2sql.evaluation.figures import best_rival, compared, figure_table, heading, show_comparison
 
     table = Table(title=f"{len(evaluation.rows):,} test rows, base {escape(evaluation.model)}", title_justify="left")
     table.add_column("")
@@ -137,7 +137,7 @@ def _comparison(evaluation: Evaluation) -> Any:
     for row in figure_table(evaluation):
         cells = (f"{cell.text} [dim]{escape(cell.interval_text)}[/]".removesuffix(" [dim][/]") for cell in row.cells)
         table.add_row(row.figure.label, *cells)
-    subject, rival = lead(evaluation), best_rival(evaluation)
+    subject, rival = evaluation.subject, best_rival(evaluation)
     if found := compared(evaluation, subject, rival):
         names = f"{escape(heading(found.system))} against {escape(heading(found.other))}"
         table.caption = f"{names}: {escape(show_comparison(found))}"

@@ -26,7 +26,6 @@ def evaluate(
     base, limits = settings.model, settings.evaluation
     trusted = base.trust_remote_code
     contenders = {
-        "tuned": local_model(merged_model.path, limits, trust_remote_code=trusted),
         "base": local_model(
             base.name,
             limits,
@@ -35,6 +34,7 @@ def evaluate(
             chat_template=base.chat_template,
             few_shot=True,
         ),
+        "tuned": local_model(merged_model.path, limits, trust_remote_code=trusted),
     }
     if champion.artifact is not None:
         contenders["champion"] = local_model(_fetched(champion.artifact).path, limits, trust_remote_code=trusted)

@@ -14,7 +14,6 @@ from text2sql.evaluation.figures import (
     figure_table,
     heading,
     label,
-    lead,
     show_comparison,
     show_difference,
     show_p,
@@ -74,7 +73,7 @@ def test_rows_come_with_the_most_telling_figure_first_and_none_for_what_nobody_m
 )
 def test_who_the_evaluation_is_about_and_its_best_rival(names: tuple[str, ...], subject: str, rival: str | None):
     judged = several(names=names)
-    found, other = lead(judged), best_rival(judged)
+    found, other = judged.subject, best_rival(judged)
     assert (found and found.name, other and other.name) == (subject, rival)
 
 

@@ -28,8 +28,8 @@ def part(value: str, rows: int = 1, dimension: str = "construct") -> SliceScores
 @pytest.mark.parametrize(
     ("values", "ordered"),
     [
-        (["extra", "hard", "easy", "medium"], ["easy", "medium", "hard", "extra"]),
-        (["10", "4+", "2", "1"], ["1", "2", "4+", "10"]),
+        (["unknown", "extra", "hard", "easy", "medium"], ["easy", "medium", "hard", "extra", "unknown"]),
+        (["unknown", "10", "3+", "2", "1"], ["1", "2", "3+", "10", "unknown"]),
         (["join", "group"], ["group", "join"]),
     ],
 )

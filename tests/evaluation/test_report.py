@@ -185,6 +185,7 @@ def test_rows_that_the_other_result_lacks_are_marked_only_where_all_are_known():
     html = page(several(names=("model",)))
     gold_alone = [row for row in html.all("tr") if row.get("class") == "only"]
     assert len(gold_alone) == 2 * 2, "both rows of the gold, twice, against an empty result"
+    assert html.texts["p"].count("Coloured rows are in one of the two results alone.") == 2
 
 
 def test_vacuous_rows_are_counted_and_listed():

@@ -22,9 +22,8 @@ def valid(judged: object) -> bool:
 
 
 def test_the_file_is_current():
-    assert FILE.read_text("utf-8") == schema_text(), (
-        "python -m text2sql.evaluation.schema > docs/evaluation.schema.json"
-    )
+    remedy = "python -m text2sql.evaluation.schema > docs/evaluation.schema.json"
+    assert FILE.read_text("utf-8") == schema_text(), remedy
 
 
 @pytest.mark.parametrize("judged", [EVALUATION, several(), several(names=())], ids=["odd values", "several", "none"])

@@ -148,20 +148,7 @@ def _gate(verdict: Verdict) -> Iterator[str]:
         yield "".join(f"- {'kept' if rule.passed else '**broken**'}: {rule.reason}\n" for rule in verdict.rules)
 
 
-_CHAT = """\
-prompt = tokenizer.apply_chat_template(
-    [{"role": "user", "content": prompt}],
-    tokenize=False,
-    add_generation_prompt=True,
-    enable_thinking=False,
-    date_string="26 Jul 2024",  # any day's prompt is that of training
-)
-begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-"""
-
-
 def _how_to_load(settings: Settings) -> str:
-    arguments = "add_special_tokens=not begun, " if settings.model.chat_template else ""
     code = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -174,8 +161,7 @@ prompt = template.format(
     context="CREATE TABLE singer (singer_id INTEGER, name TEXT, age INTEGER)",
     question="What are the names of singers older than 30?",
 )
-{_CHAT if settings.model.chat_template else ""}\
-inputs = tokenizer(prompt, {arguments}return_tensors="pt", return_token_type_ids=False)
+inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
 output = model.generate(**inputs, max_new_tokens={settings.evaluation.max_new_tokens}, do_sample=False)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 """

@@ -20,7 +20,7 @@ from text2sql.evaluation.few_shot import Examples
 from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.slices import slice_scores, slices_of
 from text2sql.evaluation.statistics import compare, figures_and_intervals
-from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss
+from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss, subject_of
 from text2sql.sql.parse import first_statement
 from text2sql.training.recipe import recipe_of
 
@@ -45,12 +45,12 @@ class _Answers:
 def evaluate_systems(
     rows: Dataset, contenders: Mapping[str, Contender], settings: Settings, training: Dataset | None = None
 ) -> Evaluation:
-    """Answer every row with every system, judge the answers, and hold the first system against all others.
+    """Answer every row with every system, judge the answers, and hold the one that it is about against all others.
 
     Args:
         rows: columns prompt, completion, question, context, answer, and where they have them construct, database,
             accepted, source; at most evaluation.max_rows are used.
-        contenders: by name; the first is the one that it is about.
+        contenders: by name.
         training: rows with prompt and completion that examples are drawn from, for contenders with `few_shot`.
 
     Raises:
@@ -81,7 +81,8 @@ def evaluate_systems(
                 digest=found.digest,
             )
         )
-    subject, *others = systems
+    subject = subject_of(systems)
+    others = [system for system in systems if system is not subject]
     test_rows = _test_rows(rows, settings)
     return Evaluation(
         rows=test_rows,

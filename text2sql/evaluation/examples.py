@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from text2sql.evaluation.figures import lead
 from text2sql.evaluation.types import Cell, Evaluation, ResultSample, RowScore, TestRow
 
 MAX_ROWS, MAX_COLUMNS = 8, 8
@@ -51,6 +50,11 @@ class ShownDifference:
     reordered: bool
     """They have the same rows in another order."""
 
+    @property
+    def marked(self) -> bool:
+        """A row of one side alone is shown."""
+        return any(alone for result in (self.gold, self.predicted) for _, alone in result.rows)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -89,7 +93,7 @@ def vacuous_rows(evaluation: Evaluation) -> list[int]:
 
 def choose_examples(evaluation: Evaluation, limit: int) -> list[Example]:
     """Rows to show: up to half of them wrong answers of the lead system, from each fault alike; the rest right ones."""
-    subject = lead(evaluation)
+    subject = evaluation.subject
     if subject is None:
         return []
     wrong = [i for i, score in enumerate(subject.rows) if not score.executed]

@@ -121,15 +121,9 @@ def cell(figure: Figure, figures: dict[str, float], intervals: dict[str, Interva
     return Cell(value, interval if text else None, figure.show(value), text)
 
 
-def lead(evaluation: Evaluation) -> SystemScores | None:
-    """The system that an evaluation is about: the tuned model, or else the first that is no known rival of one."""
-    own = [scores for scores in evaluation.systems if scores.name == "tuned" or scores.name not in SYSTEMS]
-    return min(own or evaluation.systems, key=lambda scores: scores.name != "tuned", default=None)
-
-
 def best_rival(evaluation: Evaluation) -> SystemScores | None:
     """The most accurate of the other systems; of equals the first."""
-    subject = lead(evaluation)
+    subject = evaluation.subject
     others = [s for s in evaluation.systems if s is not subject and ACCURACY.fill(_accuracy(s)) is not None]
     return max(others, key=_accuracy, default=None)
 

@@ -69,14 +69,15 @@ def decide(evaluation: Evaluation, gate: GateSection) -> Verdict:
 
 def _rules(evaluation: Evaluation, gate: GateSection) -> Iterator[RuleResult]:
     subject = evaluation.subject
-    whole = (subject.figures, subject.intervals)
+    name = subject.name if subject else ""
+    whole = (subject.figures, subject.intervals) if subject else ({}, {})
     yield from _bounds("", gate, *whole)
     if gate.max_vacuous is not None:
         yield _bounded("max_vacuous", "vacuous", "max", gate.max_vacuous, *whole)
-    for name, thresholds in gate.slices.items():
-        found = next((slice_ for slice_ in evaluation.slices if slice_.name == name), None)
-        part = (found.figures.get(subject.name, {}), found.intervals.get(subject.name, {})) if found else ({}, {})
-        yield from _bounds(f"slices.{name}.", thresholds, *part)
+    for part, thresholds in gate.slices.items():
+        found = next((slice_ for slice_ in evaluation.slices if slice_.name == part), None)
+        figures = (found.figures.get(name, {}), found.intervals.get(name, {})) if found else ({}, {})
+        yield from _bounds(f"slices.{part}.", thresholds, *figures)
     if gate.beats_base:
         yield _beats(evaluation, "base", "beats_base", gate.beats_base)
         if evaluation.find("base_few_shot"):
@@ -123,8 +124,8 @@ def _beats(evaluation: Evaluation, other: str, rule: str, beats: Beats, needed: 
     subject, rival = evaluation.subject, evaluation.find(other)
     if rival is None and not needed:
         return RuleResult(rule, None, None, passed=True, reason=f"there is no {other} to beat yet")
-    found = next((c for c in evaluation.comparisons if (c.system, c.other) == (subject.name, other)), None)
-    if rival is None or found is None:
+    found = next((c for c in evaluation.comparisons if subject and (c.system, c.other) == (subject.name, other)), None)
+    if subject is None or rival is None or found is None:
         reason = f"{label('execution_accuracy')} was not compared with that of {SYSTEMS[other]}"
         return RuleResult(rule, None, None, passed=False, reason=reason)
     passed, why = _is_better(found, beats)

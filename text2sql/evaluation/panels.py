@@ -166,12 +166,16 @@ def rule_text(rule: RuleResult) -> str:
 
 
 def in_order(parts: list[SliceScores]) -> list[SliceScores]:
-    """As people expect them: by hardness, by number, or else the most frequent first."""
-    if all(part.value in HARDNESS for part in parts):
-        return sorted(parts, key=lambda part: HARDNESS.index(part.value))
-    if all(part.value[:1].isdigit() for part in parts):
-        return sorted(parts, key=lambda part: (len(part.value.rstrip("+")), part.value))
-    return sorted(parts, key=lambda part: (-part.rows, part.value))
+    """As people expect them: by hardness, then by number, then the most frequent first."""
+
+    def key(part: SliceScores) -> tuple[int, int, str]:
+        if part.value in HARDNESS:
+            return 0, HARDNESS.index(part.value), ""
+        if part.value[:1].isdigit():
+            return 1, len(part.value.rstrip("+")), part.value
+        return 2, -part.rows, part.value
+
+    return sorted(parts, key=key)
 
 
 def _drawn(row: FigureRow) -> bool:

@@ -26,7 +26,6 @@ from text2sql.evaluation.figures import (
     cell,
     compared,
     heading,
-    lead,
     show_comparison,
 )
 from text2sql.evaluation.gate import Verdict
@@ -90,7 +89,7 @@ def render_report(
     comparisons, difference_axis = panels.comparison_rows(evaluation, styles)
     shown = choose_examples(evaluation, examples)
     vacuous = vacuous_rows(evaluation)
-    subject = next((place for place, scores in enumerate(evaluation.systems) if scores is lead(evaluation)), 0)
+    subject = next((place for place, scores in enumerate(evaluation.systems) if scores is evaluation.subject), 0)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -128,7 +127,7 @@ def _system(scores: SystemScores, style: str) -> System:
 
 
 def _headline(evaluation: Evaluation) -> Headline | None:
-    subject, rival = lead(evaluation), best_rival(evaluation)
+    subject, rival = evaluation.subject, best_rival(evaluation)
     if subject is None:
         return None
     own, other = (cell(ACCURACY, scores.figures, scores.intervals) if scores else None for scores in (subject, rival))

@@ -18,7 +18,6 @@ from text2sql.evaluation.figures import (
     cell,
     compared,
     figure_table,
-    lead,
     show_comparison,
     show_difference,
     show_p,
@@ -84,7 +83,7 @@ def _opening(evaluation: Evaluation, verdict: Verdict | None) -> Iterator[str]:
     yield f"## {title}\n"
     model, created = code_span(evaluation.model), code_span(evaluation.created)
     yield f"{len(evaluation.rows):,} test rows, base model {model}, {created}\n"
-    subject, rival = lead(evaluation), best_rival(evaluation)
+    subject, rival = evaluation.subject, best_rival(evaluation)
     if subject is None:
         return
     own = cell(ACCURACY, subject.figures, subject.intervals)
@@ -126,7 +125,7 @@ def _comparisons(evaluation: Evaluation) -> Iterator[str]:
 
 def _worst_slices(evaluation: Evaluation) -> Iterator[str]:
     """Of the lead system."""
-    subject = lead(evaluation)
+    subject = evaluation.subject
     if subject is None:
         return
 
@@ -147,7 +146,7 @@ def _worst_slices(evaluation: Evaluation) -> Iterator[str]:
 
 def _faults(evaluation: Evaluation) -> Iterator[str]:
     """Counts of the most frequent faults, and the lead system's first answer with each."""
-    subject, counts = lead(evaluation), fault_counts(evaluation)
+    subject, counts = evaluation.subject, fault_counts(evaluation)
     if subject is None or not counts:
         return
     place = evaluation.systems.index(subject)
