@@ -61,24 +61,24 @@ class Suite:
             assert_read_only(tree)
             bare = self._reader.reads_alike(tree, values=False)
             _refuse_quoted_columns(tree, self._schema)
-            difference = self._difference(prediction)
+            difference = self.difference(prediction)
         except SqlError as error:
             return RowScore(False, False, False, self.vacuous, str(error), exact_without_values=bare)
         # The databases have the last word, so that a mistake of the normaliser credits nobody; but where the gold's own
         # result is not defined, another plan for the same query may well return another one.
         undefined = any(len(case.results) > 1 for case in self.cases)
-        exact = (difference is None or undefined) and self._reader.reads_alike(tree)
+        exact = bare and (difference is None or undefined) and self._reader.reads_alike(tree)
         executed = exact or (difference is None and not self.vacuous)
         return RowScore(
             exact=exact,
             valid=True,
             executed=executed,
             vacuous=self.vacuous,
-            exact_without_values=exact or bare,
+            exact_without_values=bare,
             difference=None if executed else difference,
         )
 
-    def _difference(self, prediction: str) -> Difference | None:
+    def difference(self, prediction: str) -> Difference | None:
         """The first database on which a prediction says something else; None where it says the same on all.
 
         Raises:
@@ -168,9 +168,8 @@ def _without_suite(context: str, gold: str, prediction: str, timeout: float, rea
             database.close()
     except SqlError as error:
         return RowScore(False, False, False, vacuous=True, error=str(error), exact_without_values=bare)
-    exact = reader.reads_alike(tree)
-    error_text = f"gold not judged: {reason}"
-    return RowScore(exact, True, exact, vacuous=True, error=error_text, exact_without_values=exact or bare)
+    exact = bare and reader.reads_alike(tree)
+    return RowScore(exact, True, exact, True, f"gold not judged: {reason}", exact_without_values=bare)
 
 
 def _sample(result: Result) -> ResultSample:

@@ -49,8 +49,8 @@ def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hint
     Rows that satisfy the query's conditions, rows that miss one of them by a little, and others are mixed; linked
     columns share values. seed % 4 picks the kind: 0 nothing repeats but what is grouped by, so that no other row covers
     for a near miss; 1 keys unique, with NULLs; 2 keys repeat, with NULLs; 3 keys unique, few distinct values. In 1 and
-    3 the leading columns of ORDER BY have ties, in 2 whole rows repeat. Where seed % 8 is 1, no number is next to one of
-    the query's. From the eighth of 64 seeds on, a third has small tables: sums come near what they are compared with.
+    3 the leading columns of ORDER BY have ties, in 2 whole rows repeat. Where seed % 8 is 1, no number is next to one
+    of the query's. From the eighth of 64 seeds on, a third has small tables: sums come near what they are compared with.
 
     Of very many tables, those that the query names are filled, and others up to 30 in all.
     """
@@ -132,7 +132,12 @@ class _Filler:
         linked_unique = any(u and key in self._groups for u, key in zip(unique, keys, strict=True))
         count = self._rng.randint(11, 16) if linked_unique else self._rng.randint(20, 34)
         if not linked_unique:
-            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes) + 1, self._hints.limit**2 // 2)
+            count = max(
+                count,
+                2 * self._hints.limit + 5,
+                sum(self._sizes) + 1,
+                (self._hints.limit + 2) * (self._hints.limit + 3) // 2,
+            )
         if self._few:
             count = self._rng.randint(3, 8)
         count = min(max(count, self._hints.limit + 3), _MAX_ROWS)

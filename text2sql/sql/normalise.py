@@ -81,7 +81,8 @@ def _strings_for_quoted_text(tree: exp.Expr, schema: Schema) -> exp.Expr:
 
 def _mask_literals(tree: exp.Expr) -> None:
     """Once ordinals stand for what they mean; a sign belongs to its number, and COUNT(1) counts rows."""
-    for node in list(tree.find_all(exp.Literal)):
+    for written in list(tree.find_all(exp.Literal)):
+        node: exp.Expr = written
         while isinstance(node.parent, exp.Neg):
             node = node.parent
         if not isinstance(node.parent, exp.Count):
