@@ -4,10 +4,10 @@
 
 The claim: 1,000 pairs on 10 databases each take at most 20 s on two cores, the making of the databases included. The
 peer works as the usual evaluators do: for each pair and each database file it connects, runs the gold, runs the
-prediction, each in an event loop of its own for the sake of a deadline, and compares, until a difference shows. It is
-timed on files that lie ready, and with the databases made for each pair, as one that is given only schemas must. Half of
-the predictions are golds, half are golds with one thing changed. With --systems, several answers are judged for each
-row, as an evaluation of base, tuned and champion does.
+prediction, each in an event loop of its own for the sake of a deadline, and compares, until a difference shows. It
+is timed on files that lie ready, and with the databases made for each pair, as one that is given only schemas must.
+Half of the predictions are golds, half are golds with one thing changed. With --systems, several answers are judged
+for each row, as an evaluation of base, tuned and champion does.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hint
     columns share values. seed % 4 picks the kind: 0 nothing repeats but what is grouped by, so that no other row covers
     for a near miss; 1 keys unique, with NULLs; 2 keys repeat, with NULLs; 3 keys unique, few distinct values. In 1 and
     3 the leading columns of ORDER BY have ties, in 2 whole rows repeat. Where seed % 8 is 1, no number is next to one
-    of the query's. From the eighth of 64 seeds on, a third has small tables: sums come near what they are compared with.
+    of the query's. Of each 64 seeds, a third from the eighth on has small tables, whose sums are near their bounds.
 
     Of very many tables, those that the query names are filled, and others up to 30 in all.
     """
@@ -132,12 +132,8 @@ class _Filler:
         linked_unique = any(u and key in self._groups for u, key in zip(unique, keys, strict=True))
         count = self._rng.randint(11, 16) if linked_unique else self._rng.randint(20, 34)
         if not linked_unique:
-            count = max(
-                count,
-                2 * self._hints.limit + 5,
-                sum(self._sizes) + 1,
-                (self._hints.limit + 2) * (self._hints.limit + 3) // 2,
-            )
+            groups = self._hints.limit + 3  # of 1, 2, 3, … rows
+            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes) + 1, groups * (groups - 1) // 2)
         if self._few:
             count = self._rng.randint(3, 8)
         count = min(max(count, self._hints.limit + 3), _MAX_ROWS)
@@ -148,6 +144,9 @@ class _Filler:
             self._column(key, own, [plan.get(i) for plan in plans])
             for i, (key, own) in enumerate(zip(keys, unique, strict=True))
         ]
+        for place, i in enumerate(conditioned):  # NULL once in each, where the other conditions are met
+            if self._nulls and not unique[i] and keys[i] not in self._hints.ordered:
+                columns[i][5 * place % count] = None
         for key, cells in zip(keys, columns, strict=True):
             if key in self._hints.averaged and self._centred:
                 _centre(cells)

@@ -21,7 +21,8 @@ from text2sql.sql.scopes import Scopes
 MAX_NEIGHBOURS = 40
 _OPERATORS: dict[type[exp.Expr], tuple[type[exp.Expr], ...]] = {
     exp.EQ: (exp.GTE, exp.LTE, exp.NEQ), exp.NEQ: (exp.LT, exp.EQ),
-    exp.GT: (exp.GTE, exp.LT), exp.LT: (exp.LTE, exp.GT), exp.GTE: (exp.GT, exp.LTE), exp.LTE: (exp.LT, exp.GTE), exp.Add: (exp.Sub,), exp.Sub: (exp.Add,),
+    exp.GT: (exp.GTE, exp.LT), exp.LT: (exp.LTE, exp.GT),
+    exp.GTE: (exp.GT, exp.LTE), exp.LTE: (exp.LT, exp.GTE), exp.Add: (exp.Sub,), exp.Sub: (exp.Add,),
     exp.Mul: (exp.Add,), exp.Div: (exp.Mul,), exp.Like: (exp.EQ,),
 }  # fmt: skip
 _AGGREGATES: dict[type[exp.Expr], tuple[type[exp.Expr], ...]] = {
@@ -140,6 +141,11 @@ class _Changes:
             for node in self._nodes
             if type(node) in _OPERATORS
         ]
+        tried += [
+            [_instead(node, _alike(exp.Not, node, this=_alike(exp.Is, node), expression=None))]
+            for node in self._nodes
+            if isinstance(node, exp.NEQ) and literal(node.expression, self._names) is not None
+        ]
         tried += [[_instead(node, _strictly(node))] for node in self._nodes if isinstance(node, exp.Between)]
         yield from _in_turn(tried)
 
@@ -186,6 +192,11 @@ class _Changes:
             [_instead(node, _alike(kind, node)) for kind in _AGGREGATES[type(node)]]
             for node in self._nodes
             if type(node) in _AGGREGATES and not isinstance(node.this, exp.Star)
+        ]
+        tried += [
+            [Change(node, "this", exp.Star())]
+            for node in self._nodes
+            if isinstance(node, exp.Count) and isinstance(node.this, exp.Column)
         ]
         yield from _in_turn(tried)
 
