@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ from datasets import Dataset
 from text2sql.config import EvaluationSection
 from text2sql.evaluation.metrics import bleu, rouge_l
 from text2sql.evaluation.score import _seconds, judge_item, score_predictions, score_systems
+from text2sql.evaluation.suite import judge_row
+from text2sql.evaluation.types import Difference, ResultSample
 
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
 GOLDS = [
@@ -51,6 +56,30 @@ def test_the_golds_score_full_marks():
     )
 
 
+def test_a_row_may_have_a_database_and_more_golds(tmp_path: Path):
+    path = tmp_path / "heads.sqlite"
+    with closing(sqlite3.connect(path)) as writer, writer:
+        writer.execute("CREATE TABLE head (name TEXT, age INTEGER)")
+        writer.executemany("INSERT INTO head VALUES (?, ?)", [("a", 30), ("b", 31), ("c", 60)])
+    more = {"database": ["", str(path), "", ""], "accepted": [[], [], ["SELECT name FROM head ORDER BY name"], None]}
+    rows = Dataset.from_dict({"context": [CONTEXT] * 4, "answer": GOLDS, **more})
+    scores = score_predictions(rows, [GOLDS[0], "SELECT 2", "SELECT name FROM head ORDER BY name", GOLDS[3]], FAST)
+    assert [row.executed for row in scores.rows] == [True, False, True, True]
+    assert scores.rows[1].difference == Difference(
+        "heads.sqlite", ResultSample(("COUNT(*)",), ((3,),), 1), ResultSample(("2",), ((2,),), 1)
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_verdicts_do_not_hang_on_the_number_of_processes(processes: int, monkeypatch):
+    golds = GOLDS * 10
+    rows = Dataset.from_dict({"context": [CONTEXT] * len(golds), "answer": golds})
+    said = [*GOLDS[1:], GOLDS[0]] * 10
+    expected = [judge_row(CONTEXT, gold, [text], 5, 0.2)[0] for gold, text in zip(GOLDS, said[:4], strict=True)] * 10
+    monkeypatch.setattr("text2sql.sql.workers.process_count", lambda: processes)
+    assert score_predictions(rows, said, FAST).rows == expected
+
+
 def test_systems_are_scored_apart():
     scores = score_systems(ROWS, {"base": ["?"] * 4, "tuned": GOLDS}, FAST)
     assert scores["base"].figures["execution_accuracy"] == 0
@@ -76,7 +105,8 @@ def test_an_answer_that_kills_the_judge_costs_no_other_system_its_row(monkeypatc
 
 def test_the_time_of_a_row_grows_with_its_databases():
     few = {"databases": 2, "timeout": 3.0, "predictions": ["a", "b"]}
-    assert _seconds([few, {**few, "databases": 4}]) - _seconds([few]) == 3.0 * 2 * (8 + 2)
+    assert _seconds([few, {**few, "databases": 4}]) - _seconds([few]) == 3.0 * 2 * (10 + 2)
+    assert _seconds([{**few, "accepted": ["c"]}]) - _seconds([few]) == 3.0 * 2 * (10 + 2)
 
 
 def test_a_prediction_too_few():
