@@ -45,6 +45,12 @@ def test_vacuous_golds(gold: str):
     cases.close()
 
 
+def test_a_gold_without_a_defined_answer_is_not_vacuous_for_that():
+    cases = chosen("SELECT id, name, age FROM singer LIMIT 1", 2)
+    assert not cases.vacuous
+    cases.close()
+
+
 def test_databases_are_chosen_by_what_they_tell():
     """One database need not tell all that several do, and the first tells most."""
     one, five = chosen(GOLD, 1), chosen(GOLD, 5)
