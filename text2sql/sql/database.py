@@ -223,7 +223,8 @@ class _Filler:
         else:
             chosen = rng.sample(pool, min(len(pool), max(12, self._hints.limit + 3)))
         groups = max(rng.randint(4, 6) if self._narrow else rng.randint(6, 9), min(self._hints.limit + 3, 14))
-        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(1, groups))
+        least = 2 if self._narrow else 1  # of one row, every aggregate is the same
+        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(least, groups + least - 1))
         sizes = sizes[: len(chosen)]
         while len(sizes) > 1 and sum(sizes) > count:
             sizes.pop()
