@@ -19,6 +19,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from sqlglot import exp
@@ -42,6 +43,9 @@ KINDS = {"AND": "connective", "OR": "connective", "UNION": "set operation", "INT
 AGGREGATES = ("MIN", "MAX", "SUM", "AVG", "COUNT")
 NAMES = ("ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal", "ivy", "jon", "kim", "lee", "meg", "ned", "oda", "pam")
 PEER_ROWS = 50
+CLAUSES = ("JOIN", "WHERE", "GROUP", "ORDER", "SELECT")
+EXACT = 100_000
+"""Numbers from here on are not written as 1e+05."""
 
 
 @dataclass(frozen=True)
@@ -76,52 +80,60 @@ def mutants(gold: str, context: str) -> list[Mutant]:
 def _changed(tokens: list[str], schema: Schema) -> Iterator[tuple[str, str]]:
     """Kind and text of each change; many are no SQL."""
     columns = _alike_columns(schema)
-    words = [token.upper() for token in tokens]
-
-    def put(place: int, *new: str, length: int = 1) -> str:
-        return "".join([*tokens[:place], *new, *tokens[place + length :]])
-
+    solid = [(place, token) for place, token in enumerate(tokens) if not token.isspace()]
     joined = False
-    for place, token in enumerate(tokens):
-        word, before = words[place], [w for w in words[:place] if not w.isspace()]
-        after = next((w for w in words[place + 1 :] if not w.isspace()), "")
-        last = before[-1] if before else ""
-        joined = word == "ON" or (joined and word not in ("JOIN", "WHERE", "GROUP", "ORDER", "SELECT"))
-        for other in OPERATORS.get(token, ()):
-            yield "join key" if joined and token == "=" else "operator", put(place, other)
-        if word in WORDS:
-            yield KINDS[word], put(place, WORDS[word])
-        elif word in AGGREGATES and after == "(":
-            for other in AGGREGATES:
-                if other != word:
-                    yield "aggregate", put(place, other)
-        elif word == "DISTINCT":
-            yield "distinct dropped" if last == "SELECT" else "distinct", put(place)
-        elif word == "SELECT" and after != "DISTINCT":
-            yield "distinct", put(place, token, " DISTINCT")
-        elif word == "(" and last == "COUNT" and after not in ("*", "DISTINCT"):
-            yield "distinct", put(place, "(DISTINCT ")
-        elif word == "LIMIT":
+    for i, (place, token) in enumerate(solid):
+        last = solid[i - 1][1].upper() if i else ""
+        after = solid[i + 1][1].upper() if i + 1 < len(solid) else ""
+        joined = token.upper() == "ON" or (joined and token.upper() not in CLAUSES)
+        for kind, other in chain(
+            _other_keywords(token.upper(), last, after), _other_operands(token, last, after, columns, tokens)
+        ):
+            if joined and kind in ("operator", "column"):
+                kind = "join key"  # noqa: PLW2901
+            yield kind, "".join([*tokens[:place], other, *tokens[place + 1 :]])
+        if token.upper() == "LIMIT":
             yield "limit", "".join(tokens[:place])
-        elif word == "NOT":
-            yield "operator", put(place)
-        elif token[0] == "'" and len(token) > 2:
-            yield from (("literal", put(place, other)) for other in _other_texts(token, tokens))
-        elif token[0].isdigit():
-            step = 1 if "." not in token else 0.1
-            for other in (float(token) + step, max(float(token) - step, 0)):
-                yield "limit" if last == "LIMIT" else "literal", put(place, f"{other:g}")
-        elif last != "AS" and after != "(":
-            kind = "join key" if joined else "column"
-            yield from ((kind, put(place, other)) for other in columns.get(token.lower().strip('"'), ()))
+
+
+def _other_keywords(word: str, last: str, after: str) -> Iterator[tuple[str, str]]:
+    """Kind and what to put in the place of a keyword or operator."""
+    yield from (("operator", other) for other in OPERATORS.get(word, ()))
+    if word in WORDS:
+        yield KINDS[word], WORDS[word]
+    elif word in AGGREGATES and after == "(":
+        yield from (("aggregate", other) for other in AGGREGATES if other != word)
+    elif word == "DISTINCT":
+        yield "distinct dropped" if last == "SELECT" else "distinct", ""
+    elif word == "SELECT" and after not in ("DISTINCT", *AGGREGATES) and last != "(":
+        yield "distinct", "SELECT DISTINCT"
+    elif word == "(" and last in ("COUNT", "SUM", "AVG") and after not in ("*", "DISTINCT"):
+        yield "distinct", "(DISTINCT "
+    elif word == "NOT":
+        yield "operator", ""
+
+
+def _other_operands(
+    token: str, last: str, after: str, columns: dict[str, list[str]], tokens: list[str]
+) -> Iterator[tuple[str, str]]:
+    """Kind and what to put in the place of a literal or a column."""
+    if token[0] == "'" and len(token) > len("''"):
+        yield from (("literal", other) for other in _other_texts(token, tokens))
+    elif token[0].isdigit():
+        step = 1 if "." not in token else 0.1
+        for number in (float(token) + step, max(float(token) - step, 0)):
+            yield "limit" if last == "LIMIT" else "literal", f"{number:g}" if number < EXACT else f"{number:.0f}"
+    elif last != "AS" and after != "(":
+        yield from (("column", other) for other in columns.get(token.lower().strip('"'), ()))
 
 
 def _other_texts(token: str, tokens: list[str]) -> Iterator[str]:
     body = token[1:-1]
     yield f"'{body}s'"
     yield f"'{body[:-1]}'"
-    yield f"'{body.swapcase()}'"
-    if "%" in body:
+    if "%" not in body:
+        yield f"'{body.swapcase()}'"
+    else:
         yield f"'{body.lstrip('%')}'"
         yield f"'{body.rstrip('%')}'"
     yield from (other for other in dict.fromkeys(tokens) if other[0] == "'" and other != token)
@@ -236,7 +248,7 @@ def judge_mutants(item: dict[str, object]) -> dict[str, object]:
     try:
         with Suite(context, gold, int(str(item["databases"])), 5.0) as suite:
             vacuous = suite.vacuous
-            told = [suite._difference(mutant.sql) is not None for mutant in found]
+            told = [suite.difference(mutant.sql) is not None for mutant in found]
     except SqlError:
         return {"skipped": True}
     peer = _peer(gold, context, found)
@@ -258,7 +270,7 @@ def _peer(gold: str, context: str, found: list[Mutant]) -> list[bool]:
                 for _ in range(PEER_ROWS)
             ]
             marks = ", ".join("?" * len(table.columns))
-            database.executemany(f"INSERT INTO {quote(table.name)} VALUES ({marks})", rows)
+            database.executemany(f"INSERT INTO {quote(table.name)} VALUES ({marks})", rows)  # noqa: S608
         wanted = run_query(database, gold, 5.0)
         ordered = orders_rows(parse(gold))
         return [not same_result(wanted, run_query(database, mutant.sql, 5.0), ordered) for mutant in found]

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +15,8 @@ from datasets import Dataset
 from text2sql.config import EvaluationSection
 from text2sql.evaluation.cases import ATTEMPTS
 from text2sql.evaluation.score import _seconds, judge_item, score_systems
-from text2sql.evaluation.types import RowScore
+from text2sql.evaluation.suite import judge_row
+from text2sql.evaluation.types import Difference, ResultSample, RowScore
 
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
 GOLDS = [
@@ -58,6 +63,30 @@ def test_the_golds_are_right():
     assert [row.vacuous for row in rows] == [False, False, False, True]
 
 
+def test_a_row_may_have_a_database_and_more_golds(tmp_path: Path):
+    path = tmp_path / "heads.sqlite"
+    with closing(sqlite3.connect(path)) as writer, writer:
+        writer.execute("CREATE TABLE head (name TEXT, age INTEGER)")
+        writer.executemany("INSERT INTO head VALUES (?, ?)", [("a", 30), ("b", 31), ("c", 60)])
+    more = {"database": ["", str(path), "", ""], "accepted": [[], [], ["SELECT name FROM head ORDER BY name"], None]}
+    rows = Dataset.from_dict({"context": [CONTEXT] * 4, "answer": GOLDS, **more})
+    scores = score([GOLDS[0], "SELECT 2", "SELECT name FROM head ORDER BY name", GOLDS[3]], rows)
+    assert [row.executed for row in scores] == [True, False, True, True]
+    assert scores[1].difference == Difference(
+        "heads.sqlite", ResultSample(("COUNT(*)",), ((3,),), 1), ResultSample(("2",), ((2,),), 1)
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_verdicts_do_not_hang_on_the_number_of_processes(processes: int, monkeypatch):
+    golds = GOLDS * 10
+    rows = Dataset.from_dict({"context": [CONTEXT] * len(golds), "answer": golds})
+    said = [*GOLDS[1:], GOLDS[0]] * 10
+    expected = [judge_row(CONTEXT, gold, [text], 5, 0.2)[0] for gold, text in zip(GOLDS, said[:4], strict=True)] * 10
+    monkeypatch.setattr("text2sql.sql.workers.process_count", lambda: processes)
+    assert [replace(row, fault=None) for row in score(said, rows)] == expected
+
+
 def test_systems_are_scored_apart():
     scores = score_systems(ROWS, {"base": ["?"] * 4, "tuned": GOLDS}, FAST)
     assert not any(row.executed or row.valid for row in scores["base"])
@@ -82,7 +111,9 @@ def test_an_answer_that_kills_the_judge_costs_no_other_system_its_row(monkeypatc
 
 def test_the_time_of_a_row_grows_with_its_databases():
     few = {"databases": 2, "timeout": 3.0, "predictions": ["a", "b"]}
-    assert _seconds([few, {**few, "databases": 4}]) - _seconds([few]) == 3.0 * 2 * (2 * ATTEMPTS + 2 + 2)
+    more = 3.0 * 2 * (2 * ATTEMPTS + 2 + 2)
+    assert _seconds([few, {**few, "databases": 4}]) - _seconds([few]) == more
+    assert _seconds([{**few, "accepted": ["c"]}]) - _seconds([few]) == more
 
 
 def test_a_prediction_too_few():

@@ -181,12 +181,13 @@ class _Rivals:
 
     def __init__(self, gold: Gold, schema: Schema) -> None:
         self.left = neighbours(gold.tree, schema)
-        self._told = self._cut_off = False
+        self._tried = self._told = self._cut_off = False
         self._steps = _MAX_STEPS_IN_ALL
 
     def told_by(self, case: Case, first: bool = False) -> int:
         """How many of those left a case tells from the gold; they leave, as do those that are not valid."""
         told, left = 0, []
+        self._tried = True
         for place, sql in enumerate(self.left):
             try:
                 same = case.agrees(self._run(case.database, sql))
@@ -208,7 +209,7 @@ class _Rivals:
     @property
     def none_told(self) -> bool:
         """There are neighbours, and each said what the gold said wherever it was tried."""
-        return bool(self.left) and not self._told and not self._cut_off
+        return self._tried and bool(self.left) and not self._told and not self._cut_off
 
     def _run(self, database: Database, sql: str) -> Result:
         """Rows of a neighbour; what it may do is what the gold did, so only its length is bounded.
@@ -267,9 +268,10 @@ class _Chooser:
 
     def _tells_more(self, case: Case) -> bool:
         told = self._rivals.told_by(case)
-        if self._varies or not self._telling:
+        earlier = self._telling + self._idle
+        if self._varies or not earlier:
             return told > 0
-        self._varies = not self._telling[0].agrees(case.results[0])
+        self._varies = not earlier[0].agrees(case.results[0])
         return told > 0 or self._varies
 
     def cases(self) -> Cases:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from text2sql.evaluation.types import Cell, Difference, ResultSample, RowScore
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import Result, run_query
 from text2sql.sql.hints import column_names, is_quoted_text
-from text2sql.sql.names import invented_names, stands_for_a_column
+from text2sql.sql.names import adheres_to, invented_names, stands_for_a_column
 from text2sql.sql.normalise import canonical
 from text2sql.sql.parse import assert_read_only, parse
 from text2sql.sql.schema import Schema, parse_schema
@@ -39,7 +40,7 @@ class Suite:
         assert_read_only(tree)
         self._schema = parse_schema(context)
         self._timeout = timeout
-        self._reader = _Reader(tree, self._schema)
+        self._reader = _Reader(gold, self._schema)
         wanted = Gold.of(gold, tree)
         if database:
             made = file_case(wanted, self._schema, Path(database), timeout)
@@ -56,32 +57,34 @@ class Suite:
 
     def judge(self, prediction: str) -> RowScore:
         """The verdict on one prediction; never raises for what a prediction says."""
-        bare = adheres = False
+        adheres = False
         try:
             tree = parse(prediction)
             assert_read_only(tree)
             adheres = not invented_names(tree, self._schema)
-            bare = self._reader.reads_alike(tree, values=False)
             _refuse_quoted_columns(tree, self._schema)
-            difference = self._difference(prediction)
+            difference = self.difference(prediction)
         except SqlError as error:
+            bare = self._reader.reads_alike(prediction, values=False)
             return RowScore(False, False, False, self.vacuous, str(error), bare, adheres)
         # The databases have the last word, so that a mistake of the normaliser credits nobody; but where the gold's own
         # result is not defined, another plan for the same query may well return another one.
         undefined = any(len(case.results) > 1 for case in self.cases)
-        exact = (difference is None or undefined) and self._reader.reads_alike(tree)
+        may_be_exact = difference is None or undefined
+        alike = self._reader.reads_alike(prediction, may_be_exact, tree)
+        exact = may_be_exact and alike
         executed = exact or (difference is None and not self.vacuous)
         return RowScore(
             exact=exact,
             valid=True,
             executed=executed,
             vacuous=self.vacuous,
-            exact_without_values=exact or bare,
+            exact_without_values=alike or (may_be_exact and self._reader.reads_alike(prediction, values=False)),
             adheres=adheres,
             difference=None if executed else difference,
         )
 
-    def _difference(self, prediction: str) -> Difference | None:
+    def difference(self, prediction: str) -> Difference | None:
         """The first database on which a prediction says something else; None where it says the same on all.
 
         Raises:
@@ -97,18 +100,27 @@ class Suite:
 class _Reader:
     """Compares what queries say, as texts."""
 
-    def __init__(self, gold: exp.Expr, schema: Schema) -> None:
+    def __init__(self, gold: str, schema: Schema) -> None:
         self._gold, self._schema = gold, schema
-        self._texts: dict[bool, str] = {}
+        self._canonical = functools.cache(self._normalised)
 
-    def reads_alike(self, prediction: exp.Expr, values: bool = True) -> bool:
-        """Whether a prediction equals the gold once both are normalised, with literals or with these masked."""
+    def reads_alike(self, prediction: str, values: bool = True, tree: exp.Expr | None = None) -> bool:
+        """Whether a prediction equals the gold once both are normalised, with literals or with these masked.
+
+        Its tree saves parsing it again, and is used up.
+        """
+        if prediction == self._gold:
+            return True
         try:
-            if values not in self._texts:
-                self._texts[values] = canonical(self._gold.copy(), self._schema, values)
-            return canonical(prediction.copy(), self._schema, values) == self._texts[values]
+            return self._normalised(prediction, values, tree) == self._canonical(self._gold, values)
         except SqlError:
             return False
+
+    def _normalised(self, sql: str, values: bool, tree: exp.Expr | None = None) -> str:
+        if tree is None:
+            tree = parse(sql)
+            assert_read_only(tree)
+        return canonical(tree, self._schema, values)
 
 
 def judge_row(
@@ -157,24 +169,22 @@ def _best(scores: list[RowScore]) -> RowScore:
 
 
 def _without_suite(context: str, gold: str, prediction: str, timeout: float, reason: SqlError) -> RowScore:
-    bare = adheres = False
+    adheres = False
     try:
-        tree = parse(prediction)
-        assert_read_only(tree)
+        assert_read_only(parse(prediction))
         schema = parse_schema(context)
-        adheres = not invented_names(tree, schema)
-        reader = _Reader(parse(gold), schema)
-        bare = reader.reads_alike(tree, values=False)
+        adheres = adheres_to(prediction, context)
         database = build_database(schema, forgiving=True)
         try:
             run_query(database, prediction, timeout)
         finally:
             database.close()
     except SqlError as error:
-        return RowScore(False, False, False, True, str(error), bare, adheres)
-    exact = reader.reads_alike(tree)
-    error_text = f"gold not judged: {reason}"
-    return RowScore(exact, True, exact, True, error_text, exact or bare, adheres)
+        return RowScore(False, False, False, True, str(error), False, adheres)
+    reader = _Reader(gold, schema)
+    exact = reader.reads_alike(prediction)
+    bare = exact or reader.reads_alike(prediction, values=False)
+    return RowScore(exact, True, exact, True, f"gold not judged: {reason}", bare, adheres)
 
 
 def _sample(result: Result) -> ResultSample:

@@ -49,8 +49,8 @@ def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hint
     Rows that satisfy the query's conditions, rows that miss one of them by a little, and others are mixed; linked
     columns share values. seed % 4 picks the kind: 0 nothing repeats but what is grouped by, so that no other row covers
     for a near miss; 1 keys unique, with NULLs; 2 keys repeat, with NULLs; 3 keys unique, few distinct values. In 1 and
-    3 the leading columns of ORDER BY have ties, in 2 whole rows repeat. Where seed % 8 is 1, no number is next to one of
-    the query's. From the eighth of 64 seeds on, a third has small tables: sums come near what they are compared with.
+    3 the leading columns of ORDER BY have ties, in 2 whole rows repeat. Where seed % 8 is 1, no number is next to one
+    of the query's. Of each 64 seeds, a third from the eighth on has small tables, whose sums are near their bounds.
 
     Of very many tables, those that the query names are filled, and others up to 30 in all.
     """
@@ -132,7 +132,8 @@ class _Filler:
         linked_unique = any(u and key in self._groups for u, key in zip(unique, keys, strict=True))
         count = self._rng.randint(11, 16) if linked_unique else self._rng.randint(20, 34)
         if not linked_unique:
-            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes) + 1, self._hints.limit**2 // 2)
+            groups = self._hints.limit + 3  # of 1, 2, 3, … rows
+            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes) + 1, groups * (groups - 1) // 2)
         if self._few:
             count = self._rng.randint(3, 8)
         count = min(max(count, self._hints.limit + 3), _MAX_ROWS)
@@ -143,6 +144,9 @@ class _Filler:
             self._column(key, own, [plan.get(i) for plan in plans])
             for i, (key, own) in enumerate(zip(keys, unique, strict=True))
         ]
+        for place, i in enumerate(conditioned):  # NULL once in each, where the other conditions are met
+            if self._nulls and not unique[i] and keys[i] not in self._hints.ordered:
+                columns[i][5 * place % count] = None
         for key, cells in zip(keys, columns, strict=True):
             if key in self._hints.averaged and self._centred:
                 _centre(cells)
@@ -219,7 +223,8 @@ class _Filler:
         else:
             chosen = rng.sample(pool, min(len(pool), max(12, self._hints.limit + 3)))
         groups = max(rng.randint(4, 6) if self._narrow else rng.randint(6, 9), min(self._hints.limit + 3, 14))
-        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(1, groups))
+        least = 2 if self._narrow else 1  # of one row, every aggregate is the same
+        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(least, groups + least - 1))
         sizes = sizes[: len(chosen)]
         while len(sizes) > 1 and sum(sizes) > count:
             sizes.pop()
