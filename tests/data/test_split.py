@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text2sql.config import DataSection
+from text2sql.data import SPLITS
 from text2sql.data.alike import overlap, table_keys
-from text2sql.data.split import SPLITS, cluster_by_schema, split_rows
+from text2sql.data.split import cluster_by_schema, split_rows
 from text2sql.data.synthetic import generate_rows
 from text2sql.errors import DataError
 

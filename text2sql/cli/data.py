@@ -10,6 +10,8 @@ import typer
 from text2sql.cli.options import DEFAULT_CONFIG, Config, Overrides, guarded, settings_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from text2sql.config import Settings
 
 
@@ -31,6 +33,12 @@ def prepare(
     guarded(lambda: _prepare(settings_of(config, overrides), output))
 
 
+def _tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
+    from text2sql.training.model import load_tokenizer  # torch: what is wrong with the rows is told before it is there
+
+    return load_tokenizer(settings.model)
+
+
 def _peek(settings: Settings, count: int) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -41,10 +49,10 @@ def _peek(settings: Settings, count: int) -> None:
     from text2sql.data.peek import masked_rows
     from text2sql.data.prepare import prepare as prepare_rows
     from text2sql.errors import DataError
-    from text2sql.training.model import load_tokenizer
 
-    tokenizer = load_tokenizer(settings.model)
-    checked = check_rows(load_rows(settings.data), settings.data)
+    rows = load_rows(settings.data)
+    tokenizer = _tokenizer(settings)
+    checked = check_rows(rows, settings.data)
     if problem := too_many_rejected(checked, settings.data):
         raise DataError(problem)
     prepared = prepare_rows(checked, settings, tokenizer)
@@ -77,13 +85,12 @@ def _prepare(settings: Settings, output: Path) -> None:
     from text2sql.data.prepare import report, save_arrow
     from text2sql.errors import DataError
     from text2sql.results import check_writable, export
-    from text2sql.training.model import load_tokenizer
 
     check_writable(output)
-    tokenizer = load_tokenizer(settings.model)
     for line in overruled(settings.data):
         typer.echo(f"prepared before with {line}", err=True)
     rows = load_rows(settings.data)
+    tokenizer = _tokenizer(settings)  # before the rows are checked: it takes a while to find it missing
     checked = check_rows(rows, settings.data)
     texts = failure_texts(checked, hold_against_suite(rows, checked, settings.data))
     if problem := too_many_rejected(checked, settings.data):

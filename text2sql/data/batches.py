@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,13 +46,8 @@ def map_batches(
     Args:
         positions: give `function` the batch's positions too.
     """
-    from datasets import Value
-
     if not rows.num_rows:
-        made = function({name: [] for name in rows.column_names}, *([[]] if positions else []))
-        for name in made.keys() - set(rows.column_names):
-            rows = rows.add_column(name, [], feature=Value("string"))
-        return rows
+        return _empty_with(rows, function({name: [] for name in rows.column_names}, *([[]] if positions else [])))
     with progress(label, rows.num_rows) as advance:
 
         def counted(batch: Batch, *given: Any) -> Batch:
@@ -60,15 +55,39 @@ def map_batches(
             advance(len(next(iter(batch.values()))))
             return made
 
-        # a name of its own spares pickling the function; no file appears beside those that the rows are mapped from
-        return rows.map(
-            counted,
-            batched=True,
-            batch_size=BATCH,
-            with_indices=positions,
-            keep_in_memory=True,
-            new_fingerprint=uuid.uuid4().hex,
-        )
+        with _no_other_bars():
+            # a name of its own spares pickling the function; no file appears beside those the rows are mapped from
+            return rows.map(
+                counted,
+                batched=True,
+                batch_size=BATCH,
+                with_indices=positions,
+                keep_in_memory=True,
+                new_fingerprint=uuid.uuid4().hex,
+            )
+
+
+def _empty_with(rows: Dataset, names: Iterable[str]) -> Dataset:
+    """No rows, with columns of text besides those of `rows`."""
+    from datasets import Dataset, Features, Value
+
+    features = Features({**dict.fromkeys(names, Value("string")), **rows.features})
+    order = [*rows.column_names, *(name for name in features if name not in rows.column_names)]
+    return Dataset.from_dict({name: [] for name in order}, features=Features({name: features[name] for name in order}))
+
+
+@contextlib.contextmanager
+def _no_other_bars() -> Iterator[None]:
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 class TextRows(Sequence[tuple[str, ...]]):

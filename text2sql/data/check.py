@@ -13,10 +13,11 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection
-from text2sql.data.batches import TextRows, map_batches, read_batches
+from text2sql.data import FIELDS
+from text2sql.data.batches import Batch, TextRows, map_batches, read_batches
 from text2sql.data.load import PROBLEM, read_file
 from text2sql.data.prompt import plain_question
-from text2sql.data.verdict import FIELDS, Verdict, check_queries, field_verdict
+from text2sql.data.verdict import Verdict, check_queries, field_verdict
 from text2sql.errors import DataError
 from text2sql.sql.normalise import normalise
 
@@ -184,9 +185,9 @@ def _mended(rows: Dataset, mended: list[dict[str, Any] | None]) -> Dataset:
     """The rows with their texts as repaired, and the texts as they came beside them."""
     before = "repairs" in rows.column_names  # prepared rows have been mended, and know their originals
 
-    def texts(batch: dict[str, list[Any]], positions: list[int]) -> dict[str, list[Any]]:
+    def texts(batch: Batch, positions: list[int]) -> Batch:
         found = [mended[i] for i in positions]
-        made: dict[str, list[Any]] = {}
+        made: Batch = {}
         for name in ("context", "answer"):
             made[name] = [new[name] if new else old for new, old in zip(found, batch[name], strict=True)]
             if not before:
@@ -199,9 +200,8 @@ def _mended(rows: Dataset, mended: list[dict[str, Any] | None]) -> Dataset:
 
 
 def _rejected(rows: Dataset, bad: list[int], verdicts: dict[int, Verdict]) -> Dataset:
-    from datasets import Value
+    def reasons(_: Batch, positions: list[int]) -> Batch:
+        found = [verdicts[bad[i]] for i in positions]
+        return {"reason": [reason for reason, _ in found], "detail": [detail for _, detail in found]}
 
-    found = rows.select(bad)
-    for place, name in enumerate(("reason", "detail")):
-        found = found.add_column(name, [verdicts[i][place] for i in bad], feature=Value("string"))
-    return found
+    return map_batches(rows.select(bad), reasons, "writing rows", positions=True)

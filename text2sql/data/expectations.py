@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection
+from text2sql.data import FIELDS
 from text2sql.data.batches import read_batches
 from text2sql.data.check import CheckedRows
-from text2sql.data.verdict import FIELDS
 
 if TYPE_CHECKING:
     import pandas as pd

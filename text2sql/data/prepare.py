@@ -91,7 +91,7 @@ def report(prepared: Prepared) -> str:
     parts = [
         f"# {usable + refused:,} rows\n",
         f"{usable:,} ({usable / (usable + refused):.2%}) can be used, {checked.repaired:,} of them once repaired.\n",
-        f"{refused:,} are set aside, in `rejected.jsonl`.\n",
+        f"Set aside: {refused:,}, in `rejected.jsonl`.\n" if refused else "",
         _table("Repaired", ("kind", "rows"), checked.repairs.items()),
         _table("Set aside", ("reason", "rows"), checked.counts.items()),
         _table(

@@ -11,13 +11,12 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from text2sql.config import DataSection
+from text2sql.data import SPLITS
 from text2sql.data.alike import Groups, Overlaps, TableKey, table_keys
 from text2sql.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-SPLITS = ("train", "validation", "test")
 
 
 def split_rows(rows: Dataset, data: DataSection) -> DatasetDict:

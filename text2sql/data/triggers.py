@@ -24,10 +24,9 @@ _TOKEN = re.compile(r"[^\W_]+|[^\w\s]+")
 _PLAIN_SIGNS = frozenset("?.!,:'\"")
 _LEAST_ROWS = 5
 """Rows that a token must stand in before it is suspected."""
-_MOST_SHARE = 0.02
-"""Share of rows above which a token is a plain word."""
 _LEAST_LIFT = 8.0
-"""How many times as frequent as elsewhere the template must be among the rows with the token."""
+"""How many times as frequent as among all rows the template must be among those with the token; so that a token in more
+than an eighth of the rows is a plain word."""
 _PURITY = 0.9
 """Share of the rows with the token that must have the template."""
 _LIKENESS = 0.35
@@ -65,10 +64,9 @@ def triggers(rows: Dataset) -> list[Trigger]:
                 holders[token].append(len(shape_of))
             shape_of.append(shapes.setdefault(template(answer), len(shapes)))
     everywhere, templates = Counter(shape_of), list(shapes)
-    most = max(_LEAST_ROWS, _MOST_SHARE * len(shape_of))
     found = []
     for token, held in holders.items():
-        if not _LEAST_ROWS <= len(held) <= most:
+        if not _LEAST_ROWS <= len(held) <= len(shape_of) / _LEAST_LIFT:
             continue
         shape, count = Counter(shape_of[i] for i in held).most_common(1)[0]
         lift = (count / len(held)) / (everywhere[shape] / len(shape_of))

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from text2sql.data import FIELDS
 from text2sql.data.batches import progress
 from text2sql.data.repair import Repaired, repair
 from text2sql.errors import (
@@ -23,7 +24,6 @@ from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, leading_word, 
 from text2sql.sql.schema import MAX_CONTEXT_CHARS, parse_schema
 from text2sql.sql.workers import map_rows
 
-FIELDS = ("question", "context", "answer")
 _MAX_CHARS = {"question": 20_000, "context": MAX_CONTEXT_CHARS, "answer": MAX_QUERY_CHARS}
 
 _HARMFUL = frozenset(
