@@ -9,6 +9,7 @@
     │   │   └── ForbiddenFunctionError  … it calls a function that is not on the list of harmless ones
     │   └── ExecutionError        … the database refuses it
     │       └── QueryTimeoutError … it ran out of time
+    ├── DatabaseError             the database that answers are run on cannot be opened or reached
     ├── ModelError                a model, tokenizer or adapter cannot be loaded or used
     │   └── ParityError           … the merged model does not answer like the adapter on its base
     ├── TrainingError             training cannot start or cannot go on
@@ -65,6 +66,10 @@ class ExecutionError(SqlError):
 
 class QueryTimeoutError(ExecutionError):
     """The query ran longer than it may."""
+
+
+class DatabaseError(Text2SQLError):
+    """The database that answers are run on cannot be opened or reached; no query is to blame."""
 
 
 class ModelError(Text2SQLError):
