@@ -70,9 +70,16 @@ class Batch:
         mask = torch.zeros(seen.shape, dtype=self.model.dtype, device=device).masked_fill(~seen, self._hidden)
         return self._forward(ids, positions[:, None], mask[:, None, None], logits_to_keep=1)[:, -1]
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, **more: Any) -> torch.Tensor:
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, **more: Any
+    ) -> torch.Tensor:
         out: Any = self.model(
-            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=self.cache, use_cache=True, **more
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            **more,
         )
         return out.logits  # type: ignore[no-any-return]
 

@@ -217,7 +217,9 @@ class Scheduler:
     def _advance(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
         for sequence, token in zip(sequences, choose(logits, sequences), strict=True):
             if token is None:
-                self._fail(sequence, ServingError("the model's numbers overflow on this prompt; serve it in bf16 or fp32"))
+                self._fail(
+                    sequence, ServingError("the model's numbers overflow on this prompt; serve it in bf16 or fp32")
+                )
                 continue
             more, completion = sequence.append(token, self._tokenizer, self._ends)
             if more:

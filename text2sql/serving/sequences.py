@@ -51,9 +51,7 @@ class Sequence:
         """The next of this sequence's own numbers, in [0, 1)."""
         return self._random.random()
 
-    def append(
-        self, token: int, tokenizer: PreTrainedTokenizerBase, ends: set[int]
-    ) -> tuple[str, Completion | None]:
+    def append(self, token: int, tokenizer: PreTrainedTokenizerBase, ends: set[int]) -> tuple[str, Completion | None]:
         """Take one more token: the text to stream now, and the completion if this was its last token."""
         self.started = self.started or time.monotonic()
         self.tokens.append(token)
@@ -105,7 +103,9 @@ def choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int | None]:
     chosen: list[int | None] = [
         found if fine else None for found, fine in zip(token.tolist(), best.isfinite().tolist(), strict=True)
     ]
-    drawing = [row for row, sequence in enumerate(sequences) if sequence.options.temperature > 0 and chosen[row] is not None]
+    drawing = [
+        row for row, sequence in enumerate(sequences) if sequence.options.temperature > 0 and chosen[row] is not None
+    ]
     if not drawing:
         return chosen
     device = logits.device

@@ -50,7 +50,7 @@ class TransformersEngine(Lifecycle):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
-        from text2sql.serving.loading import longest_sequence, load_served
+        from text2sql.serving.loading import load_served, longest_sequence
         from text2sql.serving.scheduler import Limits, Scheduler
 
         self._loop = asyncio.get_running_loop()
