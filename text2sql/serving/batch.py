@@ -1,4 +1,4 @@
-"""Rows that are decoded together: prompts join between steps, finished rows leave, and each row is answered as if alone."""
+"""Rows that are decoded together: they join and leave between steps, and each is answered as if it were alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Batch:
         window = self.cache.window
         window.first, window.rows, window.positions = first, len(contexts), None
         last = torch.tensor([length - 1 for length in lengths])
-        kept, where = last.unique(return_inverse=True)
+        kept, where = torch.unique(last, return_inverse=True)
         device = self.model.device
         logits = self._forward(
             ids.to(device), torch.arange(width, device=device)[None], None, logits_to_keep=kept.to(device)
@@ -56,7 +56,7 @@ class Batch:
         return logits[torch.tensor(which, device=device)]
 
     def step(self, first: int = 0, rows: int | None = None) -> torch.Tensor:
-        """Logits (rows, vocabulary) after the last token of each of the rows; nothing changes that a repeat would mind."""
+        """Logits (rows, vocabulary) after the last token of each of the rows; it may be repeated."""
         rows = len(self.rows) if rows is None else rows
         sequences = self.rows[first : first + rows]
         device = self.model.device
@@ -71,7 +71,7 @@ class Batch:
         return self._forward(ids, positions[:, None], mask[:, None, None], logits_to_keep=1)[:, -1]
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, **more: Any
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, logits_to_keep: int | torch.Tensor
     ) -> torch.Tensor:
         out: Any = self.model(
             input_ids=ids,
@@ -79,7 +79,7 @@ class Batch:
             attention_mask=mask,
             past_key_values=self.cache,
             use_cache=True,
-            **more,
+            logits_to_keep=logits_to_keep,
         )
         return out.logits  # type: ignore[no-any-return]
 

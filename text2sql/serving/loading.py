@@ -1,4 +1,4 @@
-"""A model to serve: merged, from the hub, or an adapter on its base. Safetensors only, and no code of the model's own."""
+"""A model to serve: merged, from the hub, or an adapter on its base. Safetensors only, and none of its own code."""
 
 from __future__ import annotations
 

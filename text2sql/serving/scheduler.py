@@ -104,7 +104,7 @@ class Scheduler:
             self._changed.notify()
 
     def cancel(self, sequences: list[Sequence]) -> None:
-        """Nobody waits for them any longer: those in the queue are gone at once, those in the batch before its next step."""
+        """Nobody waits for them: those in the queue are gone at once, those in the batch before its next step."""
         with self._changed:
             for sequence in sequences:
                 sequence.cancelled = True
@@ -155,10 +155,10 @@ class Scheduler:
 
     def _admit(self) -> list[Sequence]:
         """Those at the head of the queue that fit now, one forward pass of them."""
-        rows, longest, joining = len(self._batch.rows), 0, []
+        rows, width = len(self._batch.rows), 0
+        joining: list[Sequence] = []
         longest = max((row.longest for row in self._batch.rows), default=0)
         with self._changed:
-            width = 0
             while self._waiting and rows < self._rows_allowed:
                 head = self._waiting[0]
                 longest, width, rows = max(longest, head.longest), max(width, head.length), rows + 1
@@ -217,9 +217,7 @@ class Scheduler:
     def _advance(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
         for sequence, token in zip(sequences, choose(logits, sequences), strict=True):
             if token is None:
-                self._fail(
-                    sequence, ServingError("the model's numbers overflow on this prompt; serve it in bf16 or fp32")
-                )
+                self._fail(sequence, ServingError("the model's numbers overflow on this prompt"))
                 continue
             more, completion = sequence.append(token, self._tokenizer, self._ends)
             if more:

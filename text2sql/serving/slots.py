@@ -31,14 +31,14 @@ class Window:
     """Positions that the rows look at."""
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one layer, shape (slots, heads, width, head size)."""
 
     keys: torch.Tensor
     values: torch.Tensor
 
     def __init__(self, window: Window) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.window = window
         self.capacity = (0, 0)
 
@@ -96,11 +96,10 @@ class SlotLayer(CacheLayerMixin):
 class SlotCache(Cache):
     """The slots of all layers. Rows are the first slots, without gaps."""
 
-    layers: list[SlotLayer]
-
     def __init__(self, layers: int) -> None:
         self.window = Window()
-        super().__init__(layers=[SlotLayer(self.window) for _ in range(layers)])
+        self._slot_layers = [SlotLayer(self.window) for _ in range(layers)]
+        super().__init__(layers=[*self._slot_layers])
         self.slots = self.width = 0
 
     def ensure(self, slots: int, width: int, used: int, most_slots: int) -> None:
@@ -110,30 +109,30 @@ class SlotCache(Cache):
         if slots > self.slots:
             self.slots = max(slots, min(2 * self.slots, most_slots))
         self.width = max(self.width, -(-width // WIDTH_STEP) * WIDTH_STEP)
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.resize(self.slots, self.width, used)
 
     def shrink(self, slots: int) -> None:
         """Give back what more than `slots` rows need; the first `slots` are kept."""
         self.slots = slots
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.resize(slots, self.width, slots)
 
     def release(self) -> None:
         """Give all memory back; no row is left."""
         self.slots = self.width = 0
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.release()
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
     def clear(self, slot: int) -> None:
         """Overwrite a slot that holds something not finite: zero times NaN is NaN, mask or no mask."""
-        for layer in self.layers:
+        for layer in self._slot_layers:
             if layer.is_initialized:
                 layer.keys[slot].zero_()
                 layer.values[slot].zero_()
