@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -128,7 +128,7 @@ def server_settings(flags: Mapping[str, Any], environment: Mapping[str, str] | N
     """
     known = set(ServerSettings.model_fields)
     problems = [
-        f"{name}: no such setting{_meant(name, known)}"
+        f"{name}: no such setting{_meant(name)}"
         for name in (os.environ if environment is None else environment)
         if name.startswith(PREFIX) and name not in _NOT_OURS and name.removeprefix(PREFIX).lower() not in known
     ]
@@ -141,16 +141,36 @@ def server_settings(flags: Mapping[str, Any], environment: Mapping[str, str] | N
     if problems:
         raise ConfigError(problems)
     if not settings.on_loopback and settings.api_keys is None and not settings.allow_anonymous:
-        raise ConfigError(
-            [
-                f"host {settings.host} can be reached from elsewhere, and there are no keys: make one with "
-                "`python -m text2sql key NAME --file keys.txt` and give --api-keys keys.txt, or allow everybody with "
-                "--set allow_anonymous=true"
-            ]
+        words = (
+            f"host {settings.host} can be reached from elsewhere, and there are no keys: make one with "
+            "`python -m text2sql key NAME --file keys.txt` and give --api-keys keys.txt, or allow everybody with "
+            "--set allow_anonymous=true"
         )
+        raise ConfigError([words])
     return settings
 
 
-def _meant(name: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), known, n=1)
-    return f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+def assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Of KEY=VALUE; a value that is YAML becomes what it says.
+
+    Raises:
+        ConfigError: one has no = or no such key.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in ServerSettings.model_fields:
+            raise ConfigError([f"--set {text}: write KEY=VALUE with a setting of the server{_meant(key)}"])
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[key] = value
+    return found
+
+
+def _meant(name: str) -> str:
+    near = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), ServerSettings.model_fields, n=1)
+    written = near[0] if near and not name.startswith(PREFIX) else f"{PREFIX}{near[0].upper()}" if near else ""
+    return f"; did you mean {written}?" if written else ""

@@ -75,25 +75,32 @@ async def event_stream(
         await _end(task)
         raise
 
-    async def body() -> AsyncIterator[bytes]:
-        try:
-            more = first
-            while isinstance(more, bytes):
-                yield more
-                more = await _next_or_ping(sent)
-            if isinstance(more, BaseException):
-                problem = problem_of(more)
-                if problem is None:
-                    logger.error("a fault of the server", exc_info=more)
-                    problem = Problem(500, "internal_error", "a fault of the server; its log has the request ID")
-                record.code = problem.code
-                yield failed(problem)
-        finally:
-            if not task.done():
-                record.code = "client_gone"
-            await _end(task)
+    return EventSourceResponse(_told(first, sent, task, record, failed), headers=_HEADERS)
 
-    return EventSourceResponse(body(), headers=_HEADERS)
+
+async def _told(
+    first: bytes | None,
+    sent: asyncio.Queue[bytes | BaseException | None],
+    task: asyncio.Future[None],
+    record: Record,
+    failed: Callable[[Problem], bytes],
+) -> AsyncIterator[bytes]:
+    more: bytes | BaseException | None = first
+    try:
+        while isinstance(more, bytes):
+            yield more
+            more = await _next_or_ping(sent)
+        if isinstance(more, BaseException):
+            problem = problem_of(more)
+            if problem is None:
+                logger.error("a fault of the server", exc_info=more)
+                problem = Problem(500, "internal_error", "a fault of the server; its log has the request ID")
+            record.code = problem.code
+            yield failed(problem)
+    finally:
+        if not task.done():
+            record.code = "client_gone"
+        await _end(task)
 
 
 async def _next_or_ping(sent: asyncio.Queue[bytes | BaseException | None]) -> bytes | BaseException | None:

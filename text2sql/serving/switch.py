@@ -17,8 +17,8 @@ class Served:
     """An engine with the way it wants to be asked; one request keeps to one of them, its repair included."""
 
     engine: Engine
-    recipe: Recipe = Recipe()
-    wrap: Callable[[str], str] = str
+    recipe: Recipe
+    wrap: Callable[[str], str]
     """A prompt → what the engine gets."""
     held: int = 0
     """Who still works with it."""
