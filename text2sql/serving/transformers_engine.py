@@ -124,6 +124,8 @@ class TransformersEngine(Lifecycle):
 
         self._running()
         assert self._tokenizer is not None  # noqa: S101 - for the type checker
+        if not all(prompt.strip() for prompt in prompts):
+            raise RequestError("a prompt is empty")
         if sum(map(len, prompts)) > ENCODED_INLINE:
             return await asyncio.to_thread(encode_prompts, self._tokenizer, list(prompts))
         return encode_prompts(self._tokenizer, list(prompts))
@@ -148,10 +150,8 @@ class TransformersEngine(Lifecycle):
 
 def check_length(prompt_tokens: int, options: Options, max_tokens: int) -> None:
     """Raises:
-    RequestError: the prompt is empty, or leaves no room for the answer.
+    RequestError: the prompt leaves no room for the answer.
     """
-    if prompt_tokens == 0:
-        raise RequestError("the prompt is empty")
     if prompt_tokens + options.max_new_tokens > max_tokens:
         raise RequestError(
             f"the prompt has {prompt_tokens} tokens and its answer may have {options.max_new_tokens}, together more "
