@@ -29,6 +29,10 @@ KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "SSL_
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "VLLM_", "XDG_")
 FOR_THE_HUB = ("HF_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+CPU_ARGUMENTS = ("--enforce-eager", "--gpu-memory-utilization", "0.2")
+"""It needs no compiler then, and starts where less than nine tenths of the memory are free."""
+CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
+"""GiB of key-value cache; and what --enforce-eager does not reach must not ask for a compiler either."""
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 5.0
@@ -120,7 +124,7 @@ class VllmServer:
             *self.command(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=environment(self.model),
+            env=(CPU_ENVIRONMENT if self._on_cpu() else {}) | environment(self.model),
             start_new_session=True,  # Ctrl-C in a terminal is for us; the keeper ends when we close its stdin
         )
         assert self._keeper.stdout is not None  # noqa: S101 - for the type checker
@@ -138,8 +142,13 @@ class VllmServer:
             *("--load-format", "safetensors"),  # never a pickle
             *("--generation-config", "vllm"),  # the request alone says how to draw
             "--disable-uvicorn-access-log",
+            *(CPU_ARGUMENTS if self._on_cpu() else ()),
             *self.options.arguments,
         ]
+
+    def _on_cpu(self) -> bool:
+        """Whether its environment holds vLLM's build for CPUs."""
+        return any(self.options.python.absolute().parents[1].glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
 
     async def _wait_until_healthy(self, process: asyncio.subprocess.Process) -> None:
         begun = time.monotonic()

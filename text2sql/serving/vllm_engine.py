@@ -40,6 +40,8 @@ CONNECT_SECONDS = 5.0
 RETRIES = 3
 """Of connections that were not made; what was sent once is never sent again."""
 PROBE_SECONDS = 5.0
+NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""Said with each request, else the server's defaults hold, which a model's generation_config.json may set."""
 REASONS: dict[str | None, FinishReason] = {"stop": "stop", "length": "length", "abort": "cancelled"}
 
 
@@ -230,6 +232,7 @@ class VllmEngine(Lifecycle):
             "temperature": options.temperature,
             "top_p": options.top_p if options.temperature else 1.0,
             "n": options.n,
+            **NEUTRAL,
             "return_token_ids": True,
         }
         if options.seed is not None:
