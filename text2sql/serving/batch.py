@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from text2sql.serving.sequences import Sequence
-from text2sql.serving.slots import SlotCache
+from text2sql.serving.slots import SlotCache, rounded
 
 PREFILL_TOKENS = 4096
 """Padded prompt tokens of one forward pass, unless one prompt alone has more."""
@@ -18,12 +18,16 @@ PREFILL_TOKENS = 4096
 class Batch:
     """The model, its slots, and whose they are. For one thread, and all of it in torch.inference_mode."""
 
-    def __init__(self, model: PreTrainedModel, most_rows: int) -> None:
+    def __init__(self, model: PreTrainedModel, most_tokens: int) -> None:
         self.model = model
-        self.most_rows = most_rows
+        self.most_tokens = most_tokens
         self.rows: list[Sequence] = []
         self.cache = SlotCache(int(model.config.get_text_config().num_hidden_layers))
         self._hidden = torch.finfo(model.dtype).min
+
+    def fits(self, rows: int, longest: int) -> bool:
+        """Whether so many rows, one of them with `longest` tokens in the end, keep to the bound; one always does."""
+        return rows == 1 or rows * rounded(longest) <= self.most_tokens
 
     def join(self, sequences: list[Sequence]) -> torch.Tensor:
         """Let sequences in: their prompts (and tokens, for one that was in before) are read in one forward pass.
@@ -34,7 +38,7 @@ class Batch:
         which = [contexts.setdefault((*s.prompt, *s.tokens), len(contexts)) for s in sequences]
         lengths = [len(context) for context in contexts]
         first, width = len(self.rows), max(lengths)
-        self.cache.ensure(first + len(sequences), width + 1, first, self.most_rows)
+        self.cache.ensure(first + len(sequences), width + 1, first, self.most_tokens)
         ids = torch.zeros((len(contexts), width), dtype=torch.long)
         for row, context in enumerate(contexts):
             ids[row, : len(context)] = torch.tensor(context)
@@ -62,7 +66,7 @@ class Batch:
         device = self.model.device
         positions = torch.tensor([sequence.length - 1 for sequence in sequences], device=device)
         width = max(sequence.length for sequence in sequences)
-        self.cache.ensure(len(self.rows), width, len(self.rows), self.most_rows)
+        self.cache.ensure(len(self.rows), width, len(self.rows), self.most_tokens)
         window = self.cache.window
         window.first, window.rows, window.positions, window.width = first, rows, positions, width
         ids = torch.tensor([[sequence.tokens[-1]] for sequence in sequences], device=device)

@@ -68,6 +68,25 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise RequestError(f"{name} must be from {low:g} to {high:g}, and is {value!r}")
 
 
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises:
+    RequestError: one is empty.
+    """
+    if not all(prompt.strip() for prompt in prompts):
+        raise RequestError("a prompt is empty")
+
+
+def check_length(prompt_tokens: int, options: Options, max_tokens: int) -> None:
+    """Raises:
+    RequestError: the prompt leaves no room for the answer.
+    """
+    if prompt_tokens + options.max_new_tokens > max_tokens:
+        raise RequestError(
+            f"the prompt has {prompt_tokens} tokens and its answer may have {options.max_new_tokens}, together more "
+            f"than the model's {max_tokens}; shorten the schema, or ask for fewer tokens"
+        )
+
+
 @dataclass(frozen=True)
 class Completion:
     """One answer."""
@@ -233,6 +252,7 @@ class SyncEngine:
             raise
 
     def _close(self) -> None:
+        self._wait(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         with contextlib.suppress(RuntimeError):

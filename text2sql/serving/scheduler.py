@@ -20,6 +20,7 @@ from text2sql.errors import EngineBusy, EngineDead, RequestError, ServingError
 from text2sql.serving.batch import PREFILL_TOKENS, Batch
 from text2sql.serving.engine import Completion, Load
 from text2sql.serving.sequences import Sequence, choose
+from text2sql.sql.workers import process_count
 from text2sql.training.decoding import end_tokens
 
 Event = str | Completion | Exception
@@ -40,6 +41,8 @@ class Limits:
     """Sequences that may wait beyond those."""
     cache_tokens: int = 32_768
     """Slots times their width, in tokens: the bound of the key-value cache's memory."""
+    threads: int | None = None
+    """CPU threads of a forward pass; default: one less than there are cores, which callers and event loop need."""
 
 
 class Scheduler:
@@ -55,8 +58,10 @@ class Scheduler:
         """Why nothing is answered any more."""
         self._tokenizer, self._deliver = tokenizer, deliver
         self._ends = end_tokens(model, tokenizer)
-        self._batch = Batch(model, limits.batch_size)
+        self._batch = Batch(model, limits.cache_tokens)
         self._waiting: deque[Sequence] = deque()
+        self._joining: list[Sequence] = []
+        """Neither waiting any more nor in the batch yet."""
         self._events: list[tuple[Sequence, Event]] = []
         self._rows_allowed, self._steps_well = limits.batch_size, 0
         self._seconds_each = 1.0
@@ -91,7 +96,7 @@ class Scheduler:
         with self._changed:
             if self.dead is not None:
                 raise EngineDead(f"the engine answers no more: {self.dead}")
-            taken = len(self._waiting) + len(self._batch.rows)
+            taken = len(self._waiting) + self._running()
             if taken + len(sequences) > room:
                 seconds = len(self._waiting) * self._seconds_each / self.limits.batch_size
                 raise EngineBusy(
@@ -110,9 +115,12 @@ class Scheduler:
                 sequence.cancelled = True
             self._waiting = deque(sequence for sequence in self._waiting if not sequence.cancelled)
 
+    def _running(self) -> int:
+        return len(self._batch.rows) + len(self._joining)
+
     def load(self) -> Load:
         return Load(
-            running=len(self._batch.rows),
+            running=self._running(),
             waiting=len(self._waiting),
             max_running=self.limits.batch_size,
             max_waiting=self.limits.queue_size,
@@ -120,6 +128,8 @@ class Scheduler:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        elsewhere = torch.get_num_threads()
+        torch.set_num_threads(self.limits.threads or max(process_count() - 1, 1))  # of this thread, and of later ones
         try:
             while self._wait_for_work():
                 self._turn()
@@ -127,12 +137,13 @@ class Scheduler:
             with self._changed:
                 self.dead = f"it failed ({_shown(error)})"
         with self._changed:
-            left = [*self._batch.rows, *self._waiting]
-            self._batch.rows.clear()
-            self._waiting.clear()
+            left = {*self._batch.rows, *self._joining, *self._waiting}
+            for held in (self._batch.rows, self._joining, self._waiting):
+                held.clear()
         self._events += [(sequence, EngineDead(f"the engine answers no more: {self.dead}")) for sequence in left]
         self._tell()
         self._batch.release()
+        torch.set_num_threads(elsewhere)
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -145,35 +156,35 @@ class Scheduler:
         """Let rows leave and join, and decode one token of each."""
         for sequence in [row for row in self._batch.rows if row.cancelled]:
             self._batch.remove(sequence)
-        joining = self._admit()
-        if joining:
-            self._join(joining)
+        if self._admit():
+            self._join(self._joining)
+            self._joining = []
         elif self._batch.rows:
             self._step()
         self.progressed = time.monotonic()
         self._tell()
 
-    def _admit(self) -> list[Sequence]:
-        """Those at the head of the queue that fit now, one forward pass of them."""
+    def _admit(self) -> bool:
+        """Take those at the head of the queue that fit now, no more than one forward pass reads."""
         rows, width = len(self._batch.rows), 0
-        joining: list[Sequence] = []
         longest = max((row.longest for row in self._batch.rows), default=0)
         with self._changed:
             while self._waiting and rows < self._rows_allowed:
                 head = self._waiting[0]
                 longest, width, rows = max(longest, head.longest), max(width, head.length), rows + 1
-                if rows > 1 and rows * longest > self.limits.cache_tokens:
+                if not self._batch.fits(rows, longest):
                     break
-                if joining and width * (len(joining) + 1) > PREFILL_TOKENS:
+                if self._joining and width * (len(self._joining) + 1) > PREFILL_TOKENS:
                     break
-                joining.append(self._waiting.popleft())
-        return joining
+                self._joining.append(self._waiting.popleft())
+        return bool(self._joining)
 
     def _join(self, joining: list[Sequence]) -> None:
+        before = len(self._batch.rows)
         try:
-            logits = self._batch.join(joining)
-            self._advance(joining, logits)
+            tokens = choose(self._batch.join(joining), joining)
         except Exception as error:  # noqa: BLE001 - whatever one prompt does to the model, the others go on
+            del self._batch.rows[before:]
             if len(joining) == 1 and not (_out_of_memory(error) and self._batch.rows):
                 self._fail(joining[0], error)
             elif _out_of_memory(error):
@@ -181,6 +192,8 @@ class Scheduler:
             else:
                 for sequence in joining:
                     self._join([sequence])
+        else:
+            self._advance(joining, tokens)
 
     def _give_way(self, joining: list[Sequence]) -> None:
         """Memory does not suffice for as many: back to the queue's head, and fewer at a time from now on."""
@@ -191,7 +204,7 @@ class Scheduler:
     def _step(self) -> None:
         rows = list(self._batch.rows)
         try:
-            logits = self._batch.step()
+            tokens = choose(self._batch.step(), rows)
         except Exception as error:  # noqa: BLE001 - see above
             if _out_of_memory(error) and len(rows) > 1:
                 self._allow(len(rows) // 2)
@@ -199,7 +212,7 @@ class Scheduler:
             else:
                 self._step_one_by_one(rows)
             return
-        self._advance(rows, logits)
+        self._advance(rows, tokens)
         self._steps_well += 1
         if self._steps_well % RECOVERY_STEPS == 0:
             self._rows_allowed = min(self._rows_allowed + 1, self.limits.batch_size)
@@ -208,18 +221,22 @@ class Scheduler:
         """Find the row on which the batch fails; the others get their token."""
         for sequence in rows:
             try:
-                logits = self._batch.step(self._batch.rows.index(sequence), 1)
+                tokens = choose(self._batch.step(self._batch.rows.index(sequence), 1), [sequence])
             except Exception as error:  # noqa: BLE001 - see above
                 self._fail(sequence, error)
             else:
-                self._advance([sequence], logits)
+                self._advance([sequence], tokens)
 
-    def _advance(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
-        for sequence, token in zip(sequences, choose(logits, sequences), strict=True):
+    def _advance(self, sequences: list[Sequence], tokens: list[int | None]) -> None:
+        for sequence, token in zip(sequences, tokens, strict=True):
             if token is None:
                 self._fail(sequence, ServingError("the model's numbers overflow on this prompt"))
                 continue
-            more, completion = sequence.append(token, self._tokenizer, self._ends)
+            try:
+                more, completion = sequence.append(token, self._tokenizer, self._ends)
+            except Exception as error:  # noqa: BLE001 - see above
+                self._fail(sequence, error)
+                continue
             if more:
                 self._events.append((sequence, more))
             if completion is not None:

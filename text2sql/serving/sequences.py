@@ -33,8 +33,7 @@ class Sequence:
     """When it was admitted, by time.monotonic()."""
 
     def __post_init__(self) -> None:
-        seed = self.options.seed
-        self._random = random.Random(None if seed is None else f"{seed}:{self.index}")
+        self._seed = random.getrandbits(64) if self.options.seed is None else self.options.seed
         self._emitted = 0
 
     @property
@@ -48,8 +47,8 @@ class Sequence:
         return len(self.prompt) + self.options.max_new_tokens
 
     def draw(self) -> float:
-        """The next of this sequence's own numbers, in [0, 1)."""
-        return self._random.random()
+        """This sequence's own number for its next token, in [0, 1); the same when it is asked again."""
+        return random.Random(f"{self._seed}:{self.index}:{len(self.tokens)}").random()
 
     def append(self, token: int, tokenizer: PreTrainedTokenizerBase, ends: set[int]) -> tuple[str, Completion | None]:
         """Take one more token: the text to stream now, and the completion if this was its last token."""

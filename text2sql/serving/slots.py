@@ -19,6 +19,11 @@ WIDTH_STEP = 128
 """Slots grow in width by multiples of this."""
 
 
+def rounded(width: int) -> int:
+    """The width that a slot for `width` tokens gets."""
+    return -(-width // WIDTH_STEP) * WIDTH_STEP
+
+
 @dataclass
 class Window:
     """Which slots the next forward pass is about; shared by the layers."""
@@ -102,15 +107,19 @@ class SlotCache(Cache):
         super().__init__(layers=[*self._slot_layers])
         self.slots = self.width = 0
 
-    def ensure(self, slots: int, width: int, used: int, most_slots: int) -> None:
-        """Room for `slots` rows of `width` tokens; `used` rows are in it. Slots double, up to `most_slots`."""
+    def ensure(self, slots: int, width: int, used: int, most_tokens: int) -> None:
+        """Room for `slots` rows of `width` tokens; `used` rows are in it.
+
+        Slots double as long as slots times width stay within `most_tokens`.
+        """
         if slots <= self.slots and width <= self.width:
             return
-        if slots > self.slots:
-            self.slots = max(slots, min(2 * self.slots, most_slots))
-        self.width = max(self.width, -(-width // WIDTH_STEP) * WIDTH_STEP)
+        width = max(self.width, rounded(width))
+        wanted = self.slots if slots <= self.slots else 2 * self.slots
+        slots = max(slots, min(wanted, most_tokens // width))
         for layer in self._slot_layers:
-            layer.resize(self.slots, self.width, used)
+            layer.resize(slots, width, used)
+        self.slots, self.width = slots, width  # not before: memory may run out half-way, and that is tried again
 
     def shrink(self, slots: int) -> None:
         """Give back what more than `slots` rows need; the first `slots` are kept."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from text2sql.errors import EngineDead, RequestError
-from text2sql.serving.engine import Chunk, Completion, Health, Lifecycle, Load, Options
+from text2sql.serving.engine import Chunk, Completion, Health, Lifecycle, Load, Options, check_length, check_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -124,6 +124,7 @@ class TransformersEngine(Lifecycle):
 
         self._running()
         assert self._tokenizer is not None  # noqa: S101 - for the type checker
+        check_prompts(prompts)
         if sum(map(len, prompts)) > ENCODED_INLINE:
             return await asyncio.to_thread(encode_prompts, self._tokenizer, list(prompts))
         return encode_prompts(self._tokenizer, list(prompts))
@@ -144,19 +145,6 @@ class TransformersEngine(Lifecycle):
         assert self._loop is not None  # noqa: S101
         with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits
             self._loop.call_soon_threadsafe(_hand_out, events)
-
-
-def check_length(prompt_tokens: int, options: Options, max_tokens: int) -> None:
-    """Raises:
-    RequestError: the prompt is empty, or leaves no room for the answer.
-    """
-    if prompt_tokens == 0:
-        raise RequestError("the prompt is empty")
-    if prompt_tokens + options.max_new_tokens > max_tokens:
-        raise RequestError(
-            f"the prompt has {prompt_tokens} tokens and its answer may have {options.max_new_tokens}, together more "
-            f"than the model's {max_tokens}; shorten the schema, or ask for fewer tokens"
-        )
 
 
 def _hand_out(events: list[tuple[Row, Event]]) -> None:
