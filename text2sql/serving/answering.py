@@ -112,7 +112,8 @@ class _Judge:
 
     def __init__(self, check: Check, run: Run | None) -> None:
         self._check, self._run = check, run
-        self._judged: dict[str, Candidate] = {}
+        self._judged: dict[tuple[str, tuple[Reason, ...]], Candidate] = {}
+        """By the query and what the guard said of it: the same query can stand in a good and in a bad answer."""
         self._texts: set[str] = set()
         self._result: Cells | None = None
 
@@ -123,10 +124,10 @@ class _Judge:
                 continue
             self._texts.add(text)
             checked = await self._check(text)
-            if checked.sql in self._judged:
+            if (checked.sql, checked.reasons) in self._judged:
                 continue
             candidate = Candidate(checked.sql, checked.reasons or await self._execute(checked.sql))
-            self._judged[checked.sql] = candidate
+            self._judged[checked.sql, checked.reasons] = candidate
             if candidate.valid:
                 return candidate
         return None

@@ -131,6 +131,10 @@ class ServerSource:
     def __repr__(self) -> str:
         return f"ServerSource({self.name})"
 
+    def close(self) -> None:
+        """Drop the connection."""
+        self._engine.dispose()
+
     @property
     def name(self) -> str:
         """Dialect, host and database; nothing of user, password or parameters."""

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 from sqlglot import exp
 
-from text2sql.errors import ExecutionError, ForbiddenFunctionError, ParseError, SqlError, UnsafeSqlError
+from text2sql.errors import (
+    ExecutionError,
+    ForbiddenFunctionError,
+    ParseError,
+    QueryTimeoutError,
+    SqlError,
+    UnsafeSqlError,
+)
 from text2sql.sql.database import Database, build_database
 from text2sql.sql.execute import plan_query
 from text2sql.sql.hints import column_names, literal
@@ -139,9 +145,7 @@ class Guard:
             words = f"one statement is allowed, and {stacked.group(1).upper()} follows the first"
             return Checked(sql, (reason("not_one_statement", words),))
         if "/*" in sql and any(match.group().startswith(("/*!", "/*M!")) for match in tokens(sql)):
-            return Checked(
-                sql, (reason("not_allowed", "MySQL would run a comment that opens with /*!"),)
-            )
+            return Checked(sql, (reason("not_allowed", "MySQL would run a comment that opens with /*!"),))
         try:
             reasons = self._against_schema(sql, tree)
         except RecursionError:
@@ -156,6 +160,8 @@ class Guard:
             return [reason("function_not_allowed", str(error))]
         except UnsafeSqlError as error:
             return [reason("not_allowed", str(error))]
+        except QueryTimeoutError as error:
+            return [reason("timed_out", f"SQLite's plan {error}")]
         except ExecutionError as error:
             return _merged(names.objection(str(error)), list(names.unknown()))
         return list(names.forgiven())
@@ -177,13 +183,10 @@ def reason(code: Code, message: str) -> Reason:
 
 
 def one_line(text: str, limit: int) -> str:
-    """The text with every run of blanks, control and formatting characters as one space, cut at `limit` characters."""
-    text = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text[: 4 * limit])
+    """The text with every run of blanks and of characters that do not print as one space, cut at `limit` characters."""
+    text = "".join(c if c.isprintable() else " " for c in text[: 4 * limit])
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 
 def _read(sql: str) -> tuple[exp.Expr | None, Reason | None]:
