@@ -46,13 +46,19 @@ class ServerSettings(BaseSettings):
     """Who generates: transformers in this process, or a vLLM server."""
     engine_url: str | None = None
     """A vLLM server that runs already, http://host:port; without it one is started and kept."""
+    vllm_python: Path = Path(".venv-vllm/bin/python")
+    """The Python of vLLM's environment, which `make vllm` sets up."""
+    vllm_log: Path = Path("vllm.log")
+    """Where vLLM's own words go."""
+    vllm_startup_seconds: Seconds = 300.0
+    """Seconds that vLLM may take to start."""
     prompt_template: Path | None = None
     """File with the prompt; overrides what the model's folder says."""
 
     batch_size: PositiveInt = 16
-    """Answers that are generated together (transformers)."""
+    """Answers that are generated together."""
     queue_size: PositiveInt = 128
-    """Answers that may wait in the engine beyond those (transformers)."""
+    """Answers that may wait in the engine beyond those."""
     cache_tokens: PositiveInt = 32_768
     """Tokens that the answers generated together may take in memory (transformers)."""
     max_in_flight: PositiveInt = 256
