@@ -50,7 +50,15 @@ def test_only_its_own_key_opens(keyed: tuple[Running, Path, str]):
     server, _, text = keyed
     assert status(server, text) == 200
     assert status(server, text, "X-API-Key") == 200
-    for wrong in (None, "x", text[:-1], text + "x", text.upper(), make_key("ann")[0], "t2s_" + "0" * 12 + "_" + "A" * 43):
+    for wrong in (
+        None,
+        "x",
+        text[:-1],
+        text + "x",
+        text.upper(),
+        make_key("ann")[0],
+        "t2s_" + "0" * 12 + "_" + "A" * 43,
+    ):
         assert status(server, wrong) == 401, wrong
 
 
@@ -105,8 +113,12 @@ def test_body_is_not_read_before_the_key_is_known(keyed: tuple[Running, Path, st
         assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
 
 
-@pytest.mark.parametrize("host", ["x/../", "a b", "[::1", "a" * 300, "user@x", "x:port", "x:1:2", "", "x\x00y", "x?/healthz", "x#"])
-@pytest.mark.parametrize("path", ["/generate", "/v1/models", "//v1/models", "/healthz/../v1/models", "/v1/models?x=/healthz"])
+@pytest.mark.parametrize(
+    "host", ["x/../", "a b", "[::1", "a" * 300, "user@x", "x:port", "x:1:2", "", "x\x00y", "x?/healthz", "x#"]
+)
+@pytest.mark.parametrize(
+    "path", ["/generate", "/v1/models", "//v1/models", "/healthz/../v1/models", "/v1/models?x=/healthz"]
+)
 def test_survives_16_malformed_host_header(keyed: tuple[Running, Path, str], host: str, path: str):
     with socket.create_connection(("127.0.0.1", keyed[0].port), timeout=10) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
@@ -144,7 +156,9 @@ def test_strange_names_reach_nobody_without_keys():
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_host")
 
 
-@pytest.mark.parametrize("line", ["x", "0 ann salt hash", make_key("a")[1].line() + " often", make_key("a")[1].line()[:-1]])
+@pytest.mark.parametrize(
+    "line", ["x", "0 ann salt hash", make_key("a")[1].line() + " often", make_key("a")[1].line()[:-1]]
+)
 def test_spoilt_key_file_is_told_at_the_start(tmp_path: Path, line: str):
     with pytest.raises(ConfigError, match="line 1"):
         Keys(key_file(tmp_path, line))

@@ -21,7 +21,9 @@ from text2sql.errors import ConfigError, ModelError
 from text2sql.serving.settings import ServerSettings, assignments, server_settings
 
 PROJECT = Path(__file__).parents[2]
-START = "import sys; import typer; from text2sql.cli.serve import serve; app = typer.Typer(); app.command()(serve); app()"
+START = (
+    "import sys; import typer; from text2sql.cli.serve import serve; app = typer.Typer(); app.command()(serve); app()"
+)
 SLOW = """
 import asyncio, sys
 sys.path.insert(0, ".")
@@ -38,7 +40,11 @@ class Process:
 
     def __init__(self, *command: str, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *command], cwd=PROJECT, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+            [sys.executable, *command],
+            cwd=PROJECT,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=lambda: self.lines.extend(iter(self.process.stderr.readline, "")))
@@ -90,7 +96,7 @@ def test_sigterm_finishes_what_was_taken_and_exits_with_0(started: list[Process]
         target=lambda: answers.append(httpx.post(f"{url}/generate", json=asked(), timeout=20, trust_env=False))
     )
     asking.start()
-    until(lambda: 'text2sql_engine_running 1.0' in httpx.get(f"{url}/metrics", trust_env=False).text)
+    until(lambda: "text2sql_engine_running 1.0" in httpx.get(f"{url}/metrics", trust_env=False).text)
     server.process.send_signal(signal.SIGTERM)
     server.told("ending")
     unready = httpx.get(f"{url}/readyz", trust_env=False)
@@ -113,8 +119,15 @@ def test_logs_are_json_without_the_users_data(started: list[Process]):
         server.told("ready")
         question = asked(question="Who is Zaphod Beeblebrox?")
         headers = {"X-Request-ID": "my-id", "Authorization": "Bearer very-secret"}
-        assert httpx.post(f"{url}/generate?token=hush", json=question, headers=headers, timeout=20, trust_env=False).status_code == 200
-        httpx.post(f"{url}/generate", json=question | {"Zaphod": 1}, headers={"X-Request-ID": "bad id"}, trust_env=False)
+        assert (
+            httpx.post(
+                f"{url}/generate?token=hush", json=question, headers=headers, timeout=20, trust_env=False
+            ).status_code
+            == 200
+        )
+        httpx.post(
+            f"{url}/generate", json=question | {"Zaphod": 1}, headers={"X-Request-ID": "bad id"}, trust_env=False
+        )
         server.process.send_signal(signal.SIGINT)
         assert server.end() == 0
         lines = [json.loads(line) for line in server.lines]
@@ -145,51 +158,55 @@ def test_fault_of_ours_is_logged_without_its_message(started: list[Process], cap
     assert "Zaphod" not in json.dumps(event)
 
 
-def test_real_model_answers_over_every_route(tiny_model: Path, started: list[Process]):
+def test_real_model_answers_over_every_route(tiny_model: Path):
     """A random model: its answers are noise, and the guard says so."""
-    server = Process("-c", START, "--model", str(tiny_model), "--port", "0", "--set", "max_new_tokens=8")
-    started.append(server)
-    url = server.told("listening")["url"]
-    assert httpx.get(f"{url}/healthz", trust_env=False).status_code == 200, "probes are answered while it loads"
-    loading = httpx.post(f"{url}/generate", json=asked(), trust_env=False)
-    assert loading.status_code in (200, 503)
-    server.told("ready")
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-        assert client.get("/readyz").status_code == 200
+    from text2sql.serving.transformers_engine import TransformersEngine
+
+    with running(TransformersEngine(tiny_model), max_new_tokens=8) as server, server.client() as client:
         short = {"schema_text": "CREATE TABLE t (a INT)", "question": "a?"}
         said = client.post("/generate", json=short | {"n": 3}).json()
         assert said["valid"] is False
         assert said["usage"]["completion_tokens"] > 0
-        streamed = client.post("/generate", json=short | {"stream": True}).text
-        assert "event: answer" in streamed
+        assert "event: answer" in client.post("/generate", json=short | {"stream": True}).text
         batch = client.post("/generate/batch", json={"requests": [short] * 4}).json()["responses"]
-        assert len({one["sql"] for one in batch}) == 1, "the same prompt, the same greedy answer"
-        assert batch[0]["sql"] == said["sql"]
+        assert {one["sql"] for one in batch} == {said["sql"]}, "the same prompt, the same greedy answer"
         messages = [{"role": "system", "content": short["schema_text"]}, {"role": "user", "content": "a?"}]
         chat = client.post("/v1/chat/completions", json={"model": tiny_model.name, "messages": messages}).json()
         assert chat["choices"][0]["finish_reason"] in ("stop", "length")
         assert client.post("/generate", json=asked(question="word " * 700)).status_code == 400
-        running_now = client.get("/metrics").text
-        assert "text2sql_engine_running 0.0" in running_now
-    server.process.send_signal(signal.SIGTERM)
-    assert server.end() == 0
+        assert "text2sql_engine_running 0.0" in client.get("/metrics").text
 
 
-@pytest.mark.parametrize("fault", ["missing", "pickle", "corrupt"])
-def test_survives_25_evil_or_broken_checkpoint(tiny_model: Path, tmp_path: Path, started: list[Process], fault: str):
+@pytest.mark.parametrize("fault", ["missing", "pickle", "corrupt", "code"])
+def test_survives_25_evil_or_broken_checkpoint(tiny_model: Path, tmp_path: Path, fault: str):
+    from text2sql.serving.transformers_engine import TransformersEngine
+
     folder = tmp_path / "model"
     if fault != "missing":
         folder.mkdir()
         for path in tiny_model.iterdir():
-            if path.suffix != ".safetensors":
+            if path.suffix != ".safetensors" or fault == "code":
                 (folder / path.name).write_bytes(path.read_bytes())
-        name = "pytorch_model.bin" if fault == "pickle" else "model.safetensors"
+        name = {"pickle": "pytorch_model.bin", "corrupt": "model.safetensors", "code": "evil.py"}[fault]
         (folder / name).write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
-    server = Process("-c", START, "--model", str(folder), "--port", "0", HF_HUB_OFFLINE="1")
+    if fault == "code":
+        config = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoConfig": "evil.Evil"}}
+        (folder / "config.json").write_text(json.dumps(config))
+    with running(TransformersEngine(folder), wait=False) as server, server.client() as client:
+        until(lambda: server.app.state.service.failed)
+        assert isinstance(server.app.state.service.failed, ModelError)
+        assert client.get("/readyz").status_code == 503
+    assert not (PROJECT / "pwned").exists()
+
+
+def test_server_whose_model_cannot_be_loaded_ends(started: list[Process]):
+    """With an error in one line and exit code 1, so that whoever started it knows."""
+    script = SLOW.replace("ScriptedEngine(seconds=1.0)", "ScriptedEngine(failure=ModelError('it is corrupt'))")
+    script = script.replace("import asyncio, sys", "import sys; from text2sql.errors import ModelError")
+    server = Process("-c", script, "0", "0")
     started.append(server)
     assert server.end() == 1
-    assert "error: " in server.lines[-1]
-    assert not (PROJECT / "pwned").exists()
+    assert "it is corrupt" in "".join(server.lines)
 
 
 def test_model_that_loads_slowly_or_not_is_not_ready():
