@@ -63,12 +63,11 @@ def run_vllm(settings: ServerSettings) -> int:
         EngineDead: it does not start, or not again.
     """
     if not settings.on_loopback:
-        raise ConfigError(
-            [
-                f"host {settings.host}: vLLM has routes that stop it or replace its weights, so it listens on loopback "
-                "alone; put the API before it: serve --mode api --engine vllm"
-            ]
+        words = (
+            f"host {settings.host}: vLLM has routes that stop it or replace its weights, so it listens on loopback "
+            "alone; put the API before it: serve --mode api --engine vllm"
         )
+        raise ConfigError([words])
     from text2sql.serving.logs import configure_logs
 
     configure_logs(settings.log_level)

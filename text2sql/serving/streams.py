@@ -22,6 +22,17 @@ Send = Callable[[bytes], None]
 
 PING_SECONDS = 15.0
 """Silence after which proxies are told that the connection lives."""
+EVENTS = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "description": "An event.",
+            "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+            "required": ["data"],
+        }
+    }
+}
+"""`content` of a route that streams, for the OpenAPI document."""
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
