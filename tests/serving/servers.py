@@ -57,7 +57,7 @@ class ScriptedEngine(Lifecycle):
         self._room = asyncio.Semaphore(self.places)
         self.alive = True
 
-    async def stop(self, grace: float = 0.0) -> None:
+    async def stop(self, grace: float = 0.0) -> None:  # noqa: ARG002 - the protocol's
         self.alive = False
         self.stopped += 1
 
@@ -156,7 +156,9 @@ def running(engine: Engine, wait: bool = True, **settings: Any) -> Iterator[Runn
     """A server with these settings until the context ends."""
     chosen = ServerSettings(**{"port": 0, "guard_processes": 1} | settings)
     app = create_app(chosen, engine)
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="on", timeout_keep_alive=75, timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     loops: list[asyncio.AbstractEventLoop] = []
     with listening("127.0.0.1", 0) as found:

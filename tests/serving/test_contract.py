@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from tests.serving.servers import SINGERS, ScriptedEngine, running
 from text2sql.serving.auth import make_key
@@ -64,8 +64,10 @@ def test_every_answer_is_documented(document: schemathesis.BaseSchema, mode: Gen
             if mode is GenerationMode.POSITIVE:
                 make_answerable(case)
             headers = {"Authorization": f"Bearer {KEY}"}
-            # What makes a schema a schema, JSON schema cannot say.
-            response = case.call_and_validate(headers=headers, timeout=30, excluded_checks=[positive_data_acceptance])
+            response = case.call(headers=headers, timeout=30)
+            # What makes a schema a schema, JSON schema cannot say; and it has not heard of 413.
+            excluded = [positive_data_acceptance, *([negative_data_rejection] if response.status_code == 413 else [])]
+            case.validate_response(response, excluded_checks=excluded)
             tried[case.operation.path] += 1
             answered[case.operation.path] += response.status_code == 200
 

@@ -266,3 +266,14 @@ def test_no_answer_is_lost_under_load():
         assert counted[200] > 0
         assert server.app.state.service.places.taken == 0
         until(lambda: server.engine.running == server.engine.waiting == 0)
+
+
+def test_client_that_leaves_while_it_sends_is_no_fault(server: Running, engine: ScriptedEngine):
+    metric = 'text2sql_requests_total{method="POST",route="/generate",status="499"}'
+    with server.client() as client:
+        before = client.get("/metrics").text
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
+            time.sleep(0.1)
+        until(lambda: client.get("/metrics").text.count(metric) and 'code="client_gone"' in client.get("/metrics").text)
+        assert before.count('code="internal_error"') == client.get("/metrics").text.count('code="internal_error"')
