@@ -87,7 +87,7 @@ def test_keys_are_exchanged_while_the_server_runs(keyed: tuple[Running, Path, st
     assert status(server, text) == 200
 
 
-def test_survives_18_key_guessing_by_timing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_row_18_key_guessing_by_timing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Whatever is sent, one hash of the same length is compared in constant time."""
     text, key = make_key("ann")
     keys = Keys(key_file(tmp_path, key.line()))
@@ -118,7 +118,7 @@ def test_body_is_not_read_before_the_key_is_known(keyed: tuple[Running, Path, st
 @pytest.mark.parametrize(
     "path", ["/generate", "/v1/models", "//v1/models", "/healthz/../v1/models", "/v1/models?x=/healthz"]
 )
-def test_survives_16_malformed_host_header(keyed: tuple[Running, Path, str], host: str, path: str):
+def test_row_16_malformed_host_header(keyed: tuple[Running, Path, str], host: str, path: str):
     with socket.create_connection(("127.0.0.1", keyed[0].port), timeout=10) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         answer = connection.makefile("rb").read()

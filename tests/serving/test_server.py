@@ -179,7 +179,7 @@ def test_real_model_answers_over_every_route(tiny_model: Path):
 
 
 @pytest.mark.parametrize("fault", ["missing", "pickle", "corrupt", "code"])
-def test_survives_25_evil_or_broken_checkpoint(tiny_model: Path, tmp_path: Path, fault: str):
+def test_row_25_evil_or_broken_checkpoint(tiny_model: Path, tmp_path: Path, fault: str):
     from text2sql.serving.transformers_engine import TransformersEngine
 
     folder = tmp_path / "model"

@@ -69,7 +69,7 @@ def test_engine_that_never_finishes_is_stopped_when_its_time_is_up():
     asyncio.run(main())
 
 
-def test_survives_22_switch_under_load():
+def test_row_22_switch_under_load():
     """Every request is answered, by one model or the other; a request keeps to one recipe, its repair included."""
     one = ScriptedEngine(default="SELECT nam FROM singer", repairs={"": "SELECT name FROM singer"}, seconds=0.02)
     two = ScriptedEngine(default="SELECT age FROM singer", seconds=0.02, name="two")
