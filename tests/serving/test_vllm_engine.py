@@ -249,17 +249,12 @@ def test_row_21_a_server_whose_probe_says_200_must_also_make_tokens(tiny_model: 
 
 
 @pytest.mark.vllm
-def test_greedy_answers_are_those_of_transformers_and_streams_their_pieces(vllm_server: Running):
-    from text2sql.serving.transformers_engine import TransformersEngine
-
+def test_answers_streams_and_seeds(vllm_server: Running):
     async def main() -> None:
-        server = VllmEngine(vllm_server.url, tokenizer=vllm_server.folder, api_key=vllm_server.api_key)
         options = Options(max_new_tokens=60)
-        async with server as engine, TransformersEngine(vllm_server.folder) as ours:
-            expected = await ours.generate(PROMPTS, options)
+        async with VllmEngine(vllm_server.url, tokenizer=vllm_server.folder, api_key=vllm_server.api_key) as engine:
             found = await engine.generate(PROMPTS, options)
-            same = [a == b for a, b in zip(found, expected, strict=True)]
-            assert sum(same) >= 0.9 * len(same), "bf16 against fp32: near ties may fall the other way"
+            assert {completion.finish_reason for [completion] in found} == {"stop"}
 
             async with engine.stream(PROMPTS[0], options) as chunks:
                 pieces = [piece async for piece in chunks]
@@ -304,23 +299,29 @@ def test_row_19_a_cancelled_request_is_aborted_on_the_server(vllm_server: Runnin
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_kill_9_under_load_every_request_ends_and_service_returns(tmp_path: Path):
+def test_it_answers_as_transformers_do_and_comes_back_from_kill_9_under_load(tmp_path: Path):
+    from text2sql.serving.transformers_engine import TransformersEngine
+
     python = PROJECT / ".venv-vllm" / "bin" / "python"
     if not python.exists():
         pytest.skip("make vllm installs vLLM")
-    server = VllmServer(TINY_MISTRAL, VllmOptions(python=python, log=tmp_path / "vllm.log", startup_seconds=420))
+    arguments = ("--dtype", "float32")  # as transformers here: in bf16 close calls fall the other way
+    options = VllmOptions(python=python, log=tmp_path / "vllm.log", startup_seconds=420, arguments=arguments)
+    server = VllmServer(TINY_MISTRAL, options)
 
     async def main() -> None:
         options = Options(max_new_tokens=60)
         async with VllmEngine(server, timeout=30) as engine:
-            [[before]] = await engine.generate(PROMPTS[:1], options)
+            [[before], *_] = found = await engine.generate(PROMPTS, options)
+            async with TransformersEngine(TINY_MISTRAL) as ours:
+                assert found == await ours.generate(PROMPTS, options), "texts, token counts and finish reasons"
             calls = [asyncio.create_task(engine.generate([prompt], options)) for prompt in PROMPTS * 4]
             await asyncio.sleep(0.2)
             os.killpg(server._leader, signal.SIGKILL)
             async with asyncio.timeout(35):
-                found = await asyncio.gather(*calls, return_exceptions=True)
-            assert all(isinstance(answer, list | ServingError) for answer in found)
-            assert any(isinstance(answer, ServingError) for answer in found)
+                ends = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(end, list | ServingError) for end in ends)
+            assert any(isinstance(end, ServingError) for end in ends)
             assert not (await engine.health()).alive
             async with asyncio.timeout(420):
                 while not (await engine.health()).ready:
