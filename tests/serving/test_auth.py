@@ -12,7 +12,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from tests.serving.servers import Running, ScriptedEngine, asked, key_file, running
+from tests.serving.api import Running, ScriptedEngine, asked, key_file, running
 from text2sql.cli.key import key as key_command
 from text2sql.errors import ConfigError
 from text2sql.serving.auth import Keys, add_key, make_key, read_keys, revoke_key

@@ -13,7 +13,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from tests.serving.servers import SINGERS, ScriptedEngine, running
+from tests.serving.api import SINGERS, ScriptedEngine, running
 from text2sql.serving.auth import make_key
 
 KEY, LINE = make_key("schemathesis")

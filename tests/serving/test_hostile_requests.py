@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.servers import COUNT, SINGERS, Running, ScriptedEngine, asked, running
+from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running
 from text2sql.sql.parse import assert_read_only, parse
 
 ATTACKS = {

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.serving.servers import COUNT, Running, ScriptedEngine, asked, running, until
+from tests.serving.api import COUNT, Running, ScriptedEngine, asked, running, until
 from text2sql.errors import EngineDead, EngineTimeout, ServingError
 from text2sql.serving.intake import parse_json
 from text2sql.serving.problems import Problem

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.serving.servers import COUNT, SINGERS, Running, ScriptedEngine, key_file, running
+from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, key_file, running
 from text2sql.serving.auth import make_key
 from text2sql.serving.chat import split_schema
 

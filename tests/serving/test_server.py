@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.servers import ScriptedEngine, asked, running, until
+from tests.serving.api import ScriptedEngine, asked, running, until
 from text2sql.errors import ConfigError, ModelError
 from text2sql.serving.settings import ServerSettings, assignments, server_settings
 
@@ -27,7 +27,7 @@ START = (
 SLOW = """
 import asyncio, sys
 sys.path.insert(0, ".")
-from tests.serving.servers import ScriptedEngine
+from tests.serving.api import ScriptedEngine
 from text2sql.serving.server import serve
 from text2sql.serving.settings import ServerSettings
 port, delay, *content = sys.argv[1:]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.servers import ScriptedEngine, asked, running, until
+from tests.serving.api import ScriptedEngine, asked, running, until
 from text2sql.errors import EngineDead, ModelError
 from text2sql.serving.engine import Options
 from text2sql.serving.recipe import Recipe, chat_wrapper, read_recipe
