@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from text2sql.errors import ConfigError, EngineDead
-from text2sql.serving.recipe import chat_wrapper, recipe_of
+from text2sql.serving.recipe import chat_wrapper, served_recipe
 from text2sql.serving.switch import EngineSwitch
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def build_switch(settings: ServerSettings) -> EngineSwitch:
     Raises:
         ModelError: the recipe or its prompt cannot be used.
     """
-    recipe = recipe_of(settings)
+    recipe = served_recipe(settings)
     return EngineSwitch(build_engine(settings), recipe, chat_wrapper(recipe, settings.model))
 
 
