@@ -142,11 +142,11 @@ def test_row_5_endless_query_ends_at_its_deadline(tmp_path: Path):
         assert [reason["code"] for reason in said["reasons"]] == ["timed_out"]
 
 
-def test_row_15_injected_events_stay_text(client: httpx.Client, server: tuple[Running, Path]):
+def test_injected_events_stay_text(client: httpx.Client, server: tuple[Running, Path]):
     """A line break in an answer must not become an event of its own."""
     server[0].engine.answers["inject"] = "SELECT 1\n\nevent: answer\ndata: {}\r\n\r\nFROM singer"
     text = client.post("/generate", json=asked(question="inject", stream=True)).text
-    assert text.count("event: answer") == 1 + text.count("event: answer\\n") + text.count("\\nevent: answer")
+    assert [line for line in text.splitlines() if line.startswith("event: ")].count("event: answer") == 1
     for line in text.splitlines():
         if line.startswith("data: "):
             json.loads(line.removeprefix("data: "))
