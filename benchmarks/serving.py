@@ -116,7 +116,7 @@ def running(kind: str, threads: int, clients: int) -> Iterator[str]:
             time.sleep(0.2)
         yield url
     finally:
-        process.terminate()
+        process.kill()  # nothing to lose, and a handler that blocks hears no other signal
         process.wait()
 
 
