@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/serving.py [--clients 16] [--requests 320] [--rounds 3]
 
 Same machine, model, prompts and answers; each server in a process of its own, the clients in this one, all on the
-same cores. The recipe runs with torch's own number of threads and with one, and the faster of the two counts. Rounds
+same cores. The recipe runs with torch's own number of threads and with one, and the faster of a round counts. Rounds
 go through all servers in turn, and the median of the ratios of a round counts, so that a machine that is busy with
 something else for a while does not decide. The claim: at least 4 times the recipe's requests a second, by the
 Transformers engine and by vLLM (left out where `make vllm` was not run).
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -115,7 +116,7 @@ def running(kind: str, threads: int, clients: int) -> Iterator[str]:
             time.sleep(0.2)
         yield url
     finally:
-        process.terminate()
+        process.kill()  # nothing to lose, and a handler that blocks hears no other signal
         process.wait()
 
 
@@ -162,8 +163,10 @@ async def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, list[tuple[float, list[float], list[str]]]] = {}
     async with contextlib.AsyncExitStack() as stack:
         servers: dict[str, tuple[str, dict[str, Any]]] = {}
-        for name, kind, threads in (("recipe", "recipe", 0), ("recipe, 1 thread", "recipe", 1), ("ours", "engine", 0)):
-            servers[name] = (stack.enter_context(running(kind, threads, arguments.clients)), {})
+        for threads in arguments.recipe_threads:
+            address = stack.enter_context(running("recipe", threads, arguments.clients))
+            servers[f"recipe, {threads or 'all'} threads"] = (address, {})
+        servers["ours"] = (stack.enter_context(running("engine", 0, arguments.clients)), {})
         if VLLM.exists() and not arguments.without_vllm:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             options = VllmOptions(python=VLLM, log=folder / "vllm.log", arguments=tuple(arguments.vllm.split()))
@@ -186,6 +189,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recipe-threads", type=int, nargs="+", default=[0, 1], help="torch threads to try; 0: all")
     parser.add_argument("--vllm", default="--dtype float32", help="arguments for vLLM (default: %(default)s)")
     parser.add_argument("--without-vllm", action="store_true")
     parser.add_argument("--json", action="store_true", help="figures on stdout as JSON")
@@ -196,10 +200,11 @@ def main() -> None:
     if arguments.serve:
         serve(arguments.serve, arguments.port, arguments.threads, arguments.clients)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`: no server is left
     found = asyncio.run(compare(arguments))
     recipes = [name for name in found if name.startswith("recipe")]
     best = [min(found[name][turn][0] for name in recipes) for turn in range(arguments.rounds)]
-    expected = found["recipe"][0][2]
+    expected = found[recipes[0]][0][2]
     figures = {}
     for name, turns in found.items():
         latencies = [value for _, seconds, _ in turns for value in seconds]
@@ -214,7 +219,7 @@ def main() -> None:
         print(json.dumps(figures))
         return
     print(f"{arguments.requests} requests by {arguments.clients} clients, {arguments.rounds} rounds")
-    print(f"{'':<18}" + "".join(f"{column:>14}" for column in figures["recipe"]))
+    print(f"{'':<18}" + "".join(f"{column:>14}" for column in figures[recipes[0]]))
     for name, row in figures.items():
         print(f"{name:<18}" + "".join(f"{value:>14.2f}" for value in row.values()))
     for name in set(figures) - set(recipes):

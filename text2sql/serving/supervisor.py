@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -37,6 +38,10 @@ LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 5.0
 LAST_LINE_CHARS = 300
+PROGRESS_CHARS = 100
+PROCESS_NAME = re.compile(r"^(\(\w+ pid=\d+\) )+")
+ERROR_LINE = re.compile(r"(^|\] )[\w.]*(Error|Exception): ")
+"""An exception's last line, bare or behind the logger's [file:line]; not a warning that talks about one."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class VllmServer:
                         return
                 if waited - told >= PROGRESS_SECONDS:
                     told = waited
-                    self._progress(f"vLLM is starting, {waited:.0f} s: {self.last_words()}")
+                    self._progress(f"vLLM is starting, {waited:.0f} s: {self._log_lines()[-1][:PROGRESS_CHARS]}")
                 await asyncio.sleep(POLL_SECONDS)
         raise EngineDead(
             f"vLLM did not answer within {self.options.startup_seconds:g} s: {self.last_words()}; "
@@ -210,15 +215,19 @@ class VllmServer:
 
     def last_words(self) -> str:
         """The log's last error, else its last line, cut to a length that fits into a message."""
+        lines = self._log_lines()
+        errors = [line for line in lines if ERROR_LINE.search(line)]
+        return (errors or lines)[-1][:LAST_LINE_CHARS]
+
+    def _log_lines(self) -> list[str]:
+        """The end of the log, without empty lines and process names."""
         try:
             with self.options.log.open("rb") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - 65_536, 0))
                 lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
         except OSError:
             lines = []
-        lines = [line for line in lines if line]
-        errors = [line for line in lines[-200:] if "Error:" in line]
-        return ((errors or lines or ["it said nothing"])[-1])[-LAST_LINE_CHARS:]
+        return [PROCESS_NAME.sub("", line) for line in lines if line] or ["it has said nothing yet"]
 
 
 def free_port() -> int:
