@@ -100,7 +100,7 @@ async def _lifespan(service: Service, on_failure: Callable[[Text2SQLError], None
             await service.switch.stop()
 
 
-def _told(request: Request, error: Exception) -> Response:
+async def _told(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem is None:
         raise error
@@ -108,16 +108,16 @@ def _told(request: Request, error: Exception) -> Response:
     return JSONResponse(problem.to_dict(), problem.status, problem.headers)
 
 
-def _told_http(request: Request, error: Exception) -> Response:
+async def _told_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     status = error.status_code
     problem = Problem(status, _CODES.get(status, "invalid_request"), _STATUS_WORDS.get(status, str(error.detail)))
     problem.headers |= error.headers or {}
-    return _told(request, problem)
+    return await _told(request, problem)
 
 
-def _told_fields(request: Request, error: Exception) -> Response:
-    return _told(request, invalid_fields(error))  # type: ignore[arg-type]
+async def _told_fields(request: Request, error: Exception) -> Response:
+    return await _told(request, invalid_fields(error))  # type: ignore[arg-type]
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
