@@ -25,6 +25,7 @@ export function growing() {
     make("pre", {class: "sql growing", "aria-hidden": "true"}, code));
   card.className = "card answer";
   card.hidden = false;
+  card.scrollIntoView({block: "nearest"}); // on a phone it is below what can be seen
   let text = "";
   return (more) => { text += more; show(code, text); };
 }
@@ -104,7 +105,8 @@ function candidates(answer) {
 
 function rows({columns, rows: all, truncated}) {
   const body = make("tbody");
-  const add = (from, to) => body.append(...all.slice(from, to).map((row) => make("tr", {}, ...row.map(cell))));
+  const numeric = columns.map((_, i) => all.some((row) => typeof row[i] === "number") && all.every((row) => row[i] === null || typeof row[i] === "number"));
+  const add = (from, to) => body.append(...all.slice(from, to).map((row) => make("tr", {}, ...row.map((value, i) => cell(value, numeric[i])))));
   add(0, FIRST_ROWS);
   const count = `${truncated ? "The first " : ""}${all.length.toLocaleString("en")} row${all.length === 1 ? "" : "s"}`;
   const more = all.length > FIRST_ROWS
@@ -118,14 +120,14 @@ function rows({columns, rows: all, truncated}) {
         make("button", {type: "button", text: "Download CSV", onclick: () => download("result.csv", toCsv(columns, all))}))),
     all.length
       ? make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "Rows"}, make("table", {},
-        make("thead", {}, make("tr", {}, ...columns.map((name) => make("th", {scope: "col", text: name})))), body))
+        make("thead", {}, make("tr", {}, ...columns.map((name, i) => make("th", {scope: "col", class: numeric[i] ? "number" : null, text: name})))), body))
       : make("p", {class: "muted", text: "The query ran and found no rows."}),
     more);
 }
 
-function cell(value) {
-  if (value === null) return make("td", {class: "null", text: "NULL"});
-  return make("td", {class: typeof value === "number" ? "number" : null, text: String(value)});
+function cell(value, numeric) {
+  const kind = [numeric ? "number" : "", value === null ? "null" : ""].join(" ").trim();
+  return make("td", {class: kind || null, text: value === null ? "NULL" : String(value)});
 }
 
 function facts(answer) {

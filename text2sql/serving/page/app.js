@@ -68,7 +68,8 @@ function failed(error, again) {
     console.error(error);
     error = new api.Problem({title: "The page failed", words: "Load it again; if that does not help, tell who runs this server."});
   }
-  if (error.status === 401) { askForKey(error.code === "invalid_api_key", again); return; }
+  if (error.status === 503) connect(); // tells at the top how it goes on
+  if (error.status === 401) { find("empty").hidden = false; askForKey(error.code === "invalid_api_key", again); return; }
   if (error.param === "schema_text" || error.param === "question") {
     fault(error.param === "question" ? "question" : "schema", error.words);
     find("empty").hidden = false;
@@ -211,11 +212,14 @@ function keepDraft() {
 
 // The server
 
+let polling = 0;
+
 async function connect() {
+  clearTimeout(polling);
   const {model, ready, words} = await api.status();
   find("server").className = `server ${ready ? "ready" : "waiting"}`;
   find("model").textContent = ready ? model : `${words.charAt(0).toUpperCase()}${words.slice(1)}…`;
-  if (!ready) { setTimeout(connect, POLL_MS); return; }
+  if (!ready) { polling = setTimeout(connect, POLL_MS); return; }
   find("key-button").hidden = !key.get();
   try {
     const found = await api.databaseSchema();
