@@ -199,9 +199,10 @@ class _Select:
         if having := tree.args.get("having"):
             yield f"Keeps groups where {words.of(having.this)}"
         yield f"{self._each(bool(grouped))} {'; '.join(words.of(part) for part in tree.expressions)}"
-        for name, part in tree.args.items():
-            if isinstance(part, exp.Expr) and name not in _CLAUSES:
-                yield f"Further: {part.sql(dialect=self._dialect)}"
+        for name, found in tree.args.items():
+            for part in found if isinstance(found, list) else [found]:
+                if isinstance(part, exp.Expr) and name not in _CLAUSES:
+                    yield f"Further: {part.sql(dialect=self._dialect)}"
         if tree.args.get("distinct"):
             yield "Leaves out repeated rows"
         yield from words.ending(tree)
