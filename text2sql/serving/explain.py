@@ -174,7 +174,7 @@ class _Words:
             return f"the number of different {self._list(node.this.expressions)}"
         if isinstance(node.this, exp.Star) or node.this is None:
             return "the number of rows"
-        return f"the number of rows with a {self.of(node.this)}"
+        return f"the number of rows where {self.of(node.this)} is not empty"
 
     def _list(self, nodes: list[exp.Expr]) -> str:
         return ", ".join(self.of(node) for node in nodes)

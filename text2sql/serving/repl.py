@@ -152,15 +152,12 @@ class Repl:
         with self._screen.growing() as tell:
             response = self._session.ask(asked, tell)
         self._last = response
-        self._failures += not response.valid
-        self._screen.answer(response)
+        self._failures += not self._screen.answer(response)
 
     def _add_table(self, line: str) -> None:
-        parts = [line]
-        while not parts[-1].rstrip().endswith(";") and (more := next(self._lines, None)) is not None:
-            parts.append(more)
-        # One that comes again takes the place of what there was.
-        self._take_schema(self._session.checked_schema("\n".join([self._schema, *parts])))
+        while not _is_whole(line) and (more := next(self._lines, None)) is not None:
+            line = f"{line}\n{more}"
+        self._take_schema(self._session.checked_schema(f"{self._schema}\n{line}"))
 
     def _read_schema(self, name: str) -> None:
         if not name:
@@ -209,6 +206,11 @@ class Repl:
 
     def _quit(self, _: str) -> None:
         self._over = True
+
+
+def _is_whole(ddl: str) -> bool:
+    """Whether a statement that came line by line is at its end."""
+    return ddl.rstrip().endswith(";") or 0 < ddl.count("(") <= ddl.count(")")
 
 
 def _path(text: str) -> str:

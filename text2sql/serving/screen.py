@@ -100,12 +100,20 @@ class Screen:
             finally:
                 self._write("\n")
 
-    def answer(self, response: GenerateResponse) -> None:
-        """An answer with what the guard says of it. To a pipe go a valid query and its `;`, or a comment in its place."""
+    def answer(self, response: GenerateResponse) -> bool:
+        """An answer with what the guard says of it; whether it can be used.
+
+        A pipe gets a valid query and its `;`, or a comment in its place. One with characters that terminals obey is
+        withheld from it: whoever reads on may show them.
+        """
+        clean = inert(response.sql) == response.sql
         if self.on_terminal:
             self._query(response.sql)
+        elif response.valid and clean:
+            self._write(f"{response.sql};\n")
         else:
-            self._write(_piped(response))
+            why = _reasons(response.reasons) or "the query holds characters that terminals obey"
+            self._write(f"-- no valid answer: {_line(why)}\n")
         if response.valid:
             repaired = ", after one more try" if response.repaired else ""
             self.say(f"✓ passed every check{repaired} · {_facts(response)}", "green")
@@ -117,6 +125,7 @@ class Screen:
             self._candidates(response)
         if response.result is not None:
             self.rows(response.result)
+        return response.valid and (clean or self.on_terminal)
 
     def rows(self, result: Result) -> None:
         """A result as a table."""
@@ -152,14 +161,6 @@ class Screen:
     def _write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
-
-
-def _piped(response: GenerateResponse) -> str:
-    if not response.valid:
-        return f"-- no valid answer: {_line(_reasons(response.reasons))}\n"
-    if inert(response.sql) != response.sql:  # whoever reads on may show it on a terminal
-        return "-- no valid answer: the query holds characters that terminals obey\n"
-    return f"{response.sql};\n"
 
 
 def _reasons(faults: list[Fault]) -> str:
