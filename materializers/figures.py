@@ -12,9 +12,6 @@ from materializers.types import ModelReference, Report, TrainingHistory
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
 
-SHOWN = 50
-"""Rows on the page of an evaluation; all are in its JSON."""
-
 
 class ReportMaterializer(JsonMaterializer):
     """A `Report`: its figures as metadata, its table as a page."""
@@ -67,7 +64,14 @@ class VerdictMaterializer(JsonMaterializer):
 
     def render(self, data: Verdict) -> str:
         rules = [
-            {"rule": rule.name, "figure": rule.figure, "bound": rule.bound, "kept": rule.passed, "reason": rule.reason}
+            {
+                "rule": rule.name,
+                "figure": rule.figure,
+                "95% interval": "{:.4g} to {:.4g}".format(*rule.interval) if rule.interval else None,
+                "bound": rule.bound,
+                "kept": rule.passed,
+                "reason": rule.reason,
+            }
             for rule in data.rules
         ]
         return page(data.headline, [records_table("", rules)] if rules else [])
@@ -84,21 +88,9 @@ class EvaluationMaterializer(JsonMaterializer):
     SKIP_REGISTRATION: ClassVar[bool] = False
 
     def render(self, data: Evaluation) -> str:
-        from text2sql.evaluation.figures import comparison_table
+        from text2sql.evaluation.report import render_report
 
-        figures = [
-            {"figure": row.figure.label, "base": row.base_text, "tuned": row.tuned_text, "gain": row.difference_text}
-            for row in comparison_table(data)
-        ]
-        columns = ("question", "schema", "gold", *(system.name for system in data.systems))
-        shown = [
-            (row.question, row.context, row.gold, *(system.predictions[i] for system in data.systems))
-            for i, row in enumerate(data.rows[:SHOWN])
-        ]
-        return page(
-            f"{len(data.rows)} test rows, base model {data.model}",
-            [records_table("Figures", figures), ("First rows", columns, shown)],
-        )
+        return render_report(data, None)
 
     def extract_metadata(self, data: Evaluation) -> Metadata:
         figures = {f"{s.name}_{name}": value for s in data.systems for name, value in s.figures.items()}

@@ -20,7 +20,7 @@ def train(settings: Settings) -> None:
     valid_rows, *_ = validate(raw_rows, settings.keep("data", "output_dir"))
     splits, *_ = format_rows(valid_rows, settings.keep("data", "model", "training"))
     adapter, _ = finetune(splits, settings.keep("model", "lora", "training", "wandb"))
-    merged_model, _ = merge(adapter, splits, settings.keep("model", "training", "merge", "evaluation"))
-    champion = find_champion(settings.keep("name"))
+    merged_model, _ = merge(adapter, splits, settings.keep("data", "model", "training", "merge", "evaluation"))
+    champion = find_champion(settings.keep("name"), after="merge")  # it may have changed meanwhile
     evaluation = evaluate(merged_model, splits, champion, settings.keep("model", "data", "evaluation"))
     promote(evaluation, settings.keep("name", "gate"))

@@ -27,7 +27,14 @@ def evaluate(
     trusted = base.trust_remote_code
     contenders = {
         "tuned": local_model(merged_model.path, limits, trust_remote_code=trusted),
-        "base": local_model(base.name, limits, revision=base.revision, trust_remote_code=trusted, few_shot=True),
+        "base": local_model(
+            base.name,
+            limits,
+            revision=base.revision,
+            trust_remote_code=trusted,
+            chat_template=base.chat_template,
+            few_shot=True,
+        ),
     }
     if champion.artifact is not None:
         contenders["champion"] = local_model(_fetched(champion.artifact).path, limits, trust_remote_code=trusted)

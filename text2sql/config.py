@@ -76,6 +76,8 @@ class ModelSection(Section):
     """What 4-bit weights are de-quantised to for a matrix product; auto follows training.precision."""
     use_nested_quant: bool = True
     """Quantise the quantisation constants too: 0.4 bits less a parameter."""
+    chat_template: bool = False
+    """A chat model: prompts are a user's turn in its tokenizer's own template, and answers end as that ends a turn."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Leave it off."""
 
@@ -171,7 +173,7 @@ class RealisticSection(Section):
     distractor_tables: NonNegativeInt = 0
     """At most this many tables, likewise."""
     keys: bool = False
-    """PRIMARY KEY for columns that name their table."""
+    """PRIMARY KEY for columns that name their table, FOREIGN KEY for those that name another."""
     types: bool = False
     """Types by name for columns that the answer does not use."""
     shuffle: bool = False

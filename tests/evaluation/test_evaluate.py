@@ -39,6 +39,7 @@ class Parrot:
     """Answers that are given; it keeps the prompts that it was asked."""
 
     source = "parrot"
+    tokenizer = None
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)
@@ -153,7 +154,7 @@ def test_figures_without_distractors_are_those_of_the_plain_schemas(quick: Setti
     assert plain_figures(plain, model, quick) is None
     rich = plain.remove_columns(["context", "prompt"]).add_column("plain_context", plain["context"][:])
     rich = rich.add_column("context", ["CREATE TABLE head (name VARCHAR, town VARCHAR, age INTEGER)"] * 3)
-    rich = rich.add_column("prompt", ["something else"] * 3)
+    rich = rich.add_column("prompt", ["something else"] * 3).add_column("plain_prompt", plain["prompt"][:])
     expected = evaluate_systems(plain, {"tuned": model}, quick).system("tuned").figures
     assert plain_figures(rich, model, quick) == expected
 

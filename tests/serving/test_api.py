@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.servers import COUNT, SINGERS, Running, ScriptedEngine, asked, running
+from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running
 
 OLD = "SELECT name FROM singer WHERE age > 30"
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.servers import COUNT, SINGERS, Running, ScriptedEngine, asked, running
+from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running
 from text2sql.sql.parse import assert_read_only, parse
 
 ATTACKS = {
@@ -54,7 +54,7 @@ def client(server: tuple[Running, Path]) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("execute", [False, True])
-def test_survives_10_nothing_but_select_leaves_as_valid(
+def test_row_10_nothing_but_select_leaves_as_valid(
     client: httpx.Client, server: tuple[Running, Path], attack: str, execute: bool
 ):
     before = server[1].read_bytes()
@@ -108,7 +108,7 @@ def test_hostile_schema_gets_a_4xx_or_a_guarded_answer(client: httpx.Client, nam
     assert client.post("/generate", json=asked()).json()["sql"] == COUNT
 
 
-def test_survives_12_html_is_inert_text(client: httpx.Client):
+def test_row_12_html_is_inert_text(client: httpx.Client):
     evil = "<script>alert(1)</script>"
     response = client.post("/generate", json=asked(question=evil, execute=True))
     assert response.headers["content-type"] == "application/json"
@@ -119,7 +119,7 @@ def test_survives_12_html_is_inert_text(client: httpx.Client):
     assert evil not in client.get("/docs", params={"x": evil}).text
 
 
-def test_survives_8_huge_result_is_capped(client: httpx.Client, server: tuple[Running, Path]):
+def test_row_8_huge_result_is_capped(client: httpx.Client, server: tuple[Running, Path]):
     server[0].engine.answers["all pairs"] = (
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) SELECT i FROM n"
     )
@@ -129,7 +129,7 @@ def test_survives_8_huge_result_is_capped(client: httpx.Client, server: tuple[Ru
     assert said["result"]["truncated"] is True
 
 
-def test_survives_5_endless_query_ends_at_its_deadline(tmp_path: Path):
+def test_row_5_endless_query_ends_at_its_deadline(tmp_path: Path):
     path = tmp_path / "x.sqlite"
     with sqlite3.connect(path) as connection:
         connection.execute(SINGERS)
@@ -142,11 +142,11 @@ def test_survives_5_endless_query_ends_at_its_deadline(tmp_path: Path):
         assert [reason["code"] for reason in said["reasons"]] == ["timed_out"]
 
 
-def test_survives_15_injected_events_stay_text(client: httpx.Client, server: tuple[Running, Path]):
+def test_injected_events_stay_text(client: httpx.Client, server: tuple[Running, Path]):
     """A line break in an answer must not become an event of its own."""
     server[0].engine.answers["inject"] = "SELECT 1\n\nevent: answer\ndata: {}\r\n\r\nFROM singer"
     text = client.post("/generate", json=asked(question="inject", stream=True)).text
-    assert text.count("event: answer") == 1 + text.count("event: answer\\n") + text.count("\\nevent: answer")
+    assert [line for line in text.splitlines() if line.startswith("event: ")].count("event: answer") == 1
     for line in text.splitlines():
         if line.startswith("data: "):
             json.loads(line.removeprefix("data: "))

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.serving.servers import COUNT, Running, ScriptedEngine, asked, running, until
+from tests.serving.api import COUNT, Running, ScriptedEngine, asked, running, until
 from text2sql.errors import EngineDead, EngineTimeout, ServingError
 from text2sql.serving.intake import parse_json
 from text2sql.serving.problems import Problem
@@ -53,20 +53,20 @@ def code_of(answer: bytes) -> tuple[int, str]:
     return int(answer[9:12]), json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
 
 
-def test_survives_17_oversized_body(server: Running):
+def test_row_17_oversized_body(server: Running):
     with server.client() as client:
         response = client.post("/generate", content=b" " * 400_000, headers={"Content-Type": "application/json"})
         assert (response.status_code, response.json()["error"]["code"]) == (413, "too_long")
         assert client.post("/generate", json=asked()).status_code == 200
 
 
-def test_survives_17_chunked_body_is_counted_while_it_comes(server: Running):
+def test_row_17_chunked_body_is_counted_while_it_comes(server: Running):
     chunk = b"%x\r\n%s\r\n" % (50_000, b"x" * 50_000)
     answer = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 12, b"0\r\n\r\n")
     assert code_of(answer) == (413, "too_long")
 
 
-def test_survives_17_chunked_body_without_end_is_cut_off(server: Running):
+def test_row_17_chunked_body_without_end_is_cut_off(server: Running):
     chunk = b"%x\r\n%s\r\n" % (65_536, b"x" * 65_536)
     begun = time.monotonic()
     answer = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 1_000)
@@ -75,14 +75,14 @@ def test_survives_17_chunked_body_without_end_is_cut_off(server: Running):
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "abc", "9" * 30])
-def test_survives_17_odd_lengths(server: Running, length: str):
+def test_row_17_odd_lengths(server: Running, length: str):
     answer = raw(server, HEAD + f"Content-Length: {length}\r\n\r\n".encode())
     assert answer[9:12] in (b"400", b"413")
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions", "/generate/batch"])
 @pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 40_000, "[" * 20 + "]" * 20, "[]," * 12_000])
-def test_survives_17_deep_json(server: Running, path: str, nested: str):
+def test_row_17_deep_json(server: Running, path: str, nested: str):
     with server.client() as client:
         response = client.post(path, content=nested, headers={"Content-Type": "application/json"})
         assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
@@ -152,7 +152,7 @@ def test_engine_s_errors_have_a_status(
         assert client.post("/generate", json=asked()).status_code == 200
 
 
-def test_survives_21_engine_that_hangs_is_not_ready(server: Running, engine: ScriptedEngine):
+def test_row_21_engine_that_hangs_is_not_ready(server: Running, engine: ScriptedEngine):
     with server.client() as client:
         assert client.get("/readyz").status_code == 200
         engine.progressing = False
@@ -165,7 +165,7 @@ def test_survives_21_engine_that_hangs_is_not_ready(server: Running, engine: Scr
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_survives_19_client_that_goes_away(server: Running, engine: ScriptedEngine, stream: bool):
+def test_row_19_client_that_goes_away(server: Running, engine: ScriptedEngine, stream: bool):
     engine.seconds = 1.5
     before = engine.cancelled
     body = json.dumps(asked(stream=stream)).encode()
@@ -177,7 +177,7 @@ def test_survives_19_client_that_goes_away(server: Running, engine: ScriptedEngi
     until(lambda: server.app.state.service.places.taken == 0, seconds=1)
 
 
-def test_survives_19_client_that_leaves_a_stream_in_the_middle(server: Running, engine: ScriptedEngine):
+def test_row_19_client_that_leaves_a_stream_in_the_middle(server: Running, engine: ScriptedEngine):
     """Words were sent already; the repair that nobody waits for is aborted."""
     engine.seconds = 0.7
     before = engine.cancelled
@@ -192,7 +192,7 @@ def test_survives_19_client_that_leaves_a_stream_in_the_middle(server: Running, 
     until(lambda: engine.cancelled == before + 1, seconds=0.6)
 
 
-def test_survives_15_absurd_wishes_leave_the_engine_alive(server: Running, engine: ScriptedEngine):
+def test_row_15_absurd_wishes_leave_the_engine_alive(server: Running, engine: ScriptedEngine):
     chat = {"model": "scripted", "messages": [{"role": "user", "content": asked()["schema_text"] + "; How many?"}]}
     wishes: list[dict[str, Any]] = [
         {"n": 10**9},
@@ -266,3 +266,14 @@ def test_no_answer_is_lost_under_load():
         assert counted[200] > 0
         assert server.app.state.service.places.taken == 0
         until(lambda: server.engine.running == server.engine.waiting == 0)
+
+
+def test_client_that_leaves_while_it_sends_is_no_fault(server: Running, engine: ScriptedEngine):
+    metric = 'text2sql_requests_total{method="POST",route="/generate",status="499"}'
+    with server.client() as client:
+        before = client.get("/metrics").text
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
+            time.sleep(0.1)
+        until(lambda: client.get("/metrics").text.count(metric) and 'code="client_gone"' in client.get("/metrics").text)
+        assert before.count('code="internal_error"') == client.get("/metrics").text.count('code="internal_error"')

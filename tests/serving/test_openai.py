@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.serving.servers import COUNT, SINGERS, Running, ScriptedEngine, key_file, running
+from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, key_file, running
 from text2sql.serving.auth import make_key
 from text2sql.serving.chat import split_schema
 
@@ -143,8 +143,10 @@ def test_messages_without_a_schema_or_a_question(client: openai.OpenAI):
         ("How many?", "", "How many?"),
         ("CREATE TABLE t (a INT); How many?", "CREATE TABLE t (a INT);", "How many?"),
         ("CREATE TABLE t (a INT)\nHow many?", "CREATE TABLE t (a INT)", "How many?"),
-        ("Here:\nCREATE TABLE t (a DECIMAL(3, 2) DEFAULT ')'); ok?", "CREATE TABLE t (a DECIMAL(3, 2) DEFAULT ')');", "Here:\nok?"),
-        ("create table a (x INT);\ncreate table b (y INT);\nq", "create table a (x INT);\ncreate table b (y INT);", "q"),
+        ("Here:\nCREATE TABLE t (a DECIMAL(3, 2) DEFAULT ')'); ok?", "CREATE TABLE t (a DECIMAL(3, 2) DEFAULT ')');",
+         "Here:\nok?"),
+        ("create table a (x INT);\ncreate table b (y INT);\nq", "create table a (x INT);\ncreate table b (y INT);",
+         "q"),
         ("CREATE TABLE t (a -- )\n INT) q", "CREATE TABLE t (a -- )\n INT)", "q"),
         ("CREATE TABLE t (a", "", "CREATE TABLE t (a"),
     ],

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving.servers import ScriptedEngine, asked, running, until
+from tests.serving.api import ScriptedEngine, asked, running, until
 from text2sql.errors import ConfigError, ModelError
 from text2sql.serving.settings import ServerSettings, assignments, server_settings
 
@@ -27,10 +27,11 @@ START = (
 SLOW = """
 import asyncio, sys
 sys.path.insert(0, ".")
-from tests.serving.servers import ScriptedEngine
+from tests.serving.api import ScriptedEngine
 from text2sql.serving.server import serve
 from text2sql.serving.settings import ServerSettings
-settings = ServerSettings(port=int(sys.argv[1]), guard_processes=1, shutdown_delay=float(sys.argv[2]), log_content=len(sys.argv) > 3)
+port, delay, *content = sys.argv[1:]
+settings = ServerSettings(port=int(port), guard_processes=1, shutdown_delay=float(delay), log_content=bool(content))
 sys.exit(serve(settings, ScriptedEngine(seconds=1.0)))
 """
 
@@ -178,7 +179,7 @@ def test_real_model_answers_over_every_route(tiny_model: Path):
 
 
 @pytest.mark.parametrize("fault", ["missing", "pickle", "corrupt", "code"])
-def test_survives_25_evil_or_broken_checkpoint(tiny_model: Path, tmp_path: Path, fault: str):
+def test_row_25_evil_or_broken_checkpoint(tiny_model: Path, tmp_path: Path, fault: str):
     from text2sql.serving.transformers_engine import TransformersEngine
 
     folder = tmp_path / "model"
@@ -245,7 +246,7 @@ def test_settings_come_from_flags_then_the_environment(monkeypatch: pytest.Monke
         ({}, {"TEXT2SQL_PROT": "1"}, "did you mean TEXT2SQL_PORT"),
         ({}, {"TEXT2SQL_PORT": "x"}, "port"),
         ({}, {"TEXT2SQL_ALLOWED_HOSTS": "a"}, "allowed_hosts"),
-        ({"host": "0.0.0.0"}, {}, "python -m text2sql key"),
+        ({"host": "192.0.2.1"}, {}, "python -m text2sql key"),
         ({"host": "::"}, {}, "allow_anonymous"),
         ({"engine": "magic"}, {}, "engine"),
         ({"request_timeout": float("inf")}, {}, "request_timeout"),
@@ -275,7 +276,7 @@ def test_every_setting_is_explained_in_the_docs():
 
 
 def test_vllm_alone_stays_on_loopback(started: list[Process], tmp_path: Path):
-    wide = Process("-c", START, "--mode", "vllm", "--host", "0.0.0.0", "--set", "allow_anonymous=true")
+    wide = Process("-c", START, "--mode", "vllm", "--host", "192.0.2.1", "--set", "allow_anonymous=true")
     started.append(wide)
     assert wide.end() == 2
     assert "loopback" in wide.lines[-1]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.serving.servers import ScriptedEngine, asked, running, until
+from tests.serving.api import ScriptedEngine, asked, running, until
 from text2sql.errors import EngineDead, ModelError
 from text2sql.serving.engine import Options
-from text2sql.serving.recipe import Recipe, chat_wrapper, read_recipe
+from text2sql.serving.recipe import chat_wrapper, served_recipe
+from text2sql.serving.settings import ServerSettings
 from text2sql.serving.switch import EngineSwitch
+from text2sql.training.recipe import Recipe, write_recipe
 
 
 def test_new_requests_go_to_the_new_engine_and_old_ones_are_finished():
@@ -69,7 +70,7 @@ def test_engine_that_never_finishes_is_stopped_when_its_time_is_up():
     asyncio.run(main())
 
 
-def test_survives_22_switch_under_load():
+def test_row_22_switch_under_load():
     """Every request is answered, by one model or the other; a request keeps to one recipe, its repair included."""
     one = ScriptedEngine(default="SELECT nam FROM singer", repairs={"": "SELECT name FROM singer"}, seconds=0.02)
     two = ScriptedEngine(default="SELECT age FROM singer", seconds=0.02, name="two")
@@ -99,18 +100,24 @@ def test_survives_22_switch_under_load():
             assert client.get("/healthz").json()["model"] == "two"
 
 
-def test_recipe_comes_from_the_model_s_folder(tmp_path: Path):
-    assert read_recipe(tmp_path) == Recipe()
-    path = tmp_path / "text2sql.json"
-    path.write_text(json.dumps({"prompt_template": "{context} {question}", "max_new_tokens": 9, "base_model": "x"}))
-    assert read_recipe(tmp_path) == Recipe(prompt_template="{context} {question}", max_new_tokens=9)
-    for spoilt in ("{", "[]", '{"prompt_template": "{context} {other}"}', '{"max_new_tokens": -1}'):
-        path.write_text(spoilt)
-        with pytest.raises(ModelError, match="text2sql.json"):
-            read_recipe(tmp_path)
+def test_recipe_comes_from_the_model_s_folder_or_the_settings(tmp_path: Path):
+    settings = ServerSettings(model=str(tmp_path))
+    assert served_recipe(settings) == Recipe()
+    write_recipe(tmp_path, Recipe(prompt_template="{context} {question}", max_new_tokens=9))
+    assert served_recipe(settings).max_new_tokens == 9
+    other = tmp_path / "prompt.txt"
+    other.write_text("{context}\n{question}")
+    told = served_recipe(ServerSettings(model=str(tmp_path), prompt_template=other))
+    assert (told.prompt_template, told.max_new_tokens) == ("{context}\n{question}", 9)
+    other.write_text("{context} {other}")
+    with pytest.raises(ModelError, match="prompt.txt"):
+        served_recipe(ServerSettings(model=str(tmp_path), prompt_template=other))
+    write_recipe(tmp_path, Recipe(prompt_template="{0}"))
+    with pytest.raises(ModelError, match="text2sql.json"):
+        served_recipe(settings)
 
 
-def test_chat_template_wraps_the_prompt_without_a_second_start_token(tiny_model: Path, tmp_path: Path):
+def test_chat_template_wraps_the_prompt(tiny_model: Path, tmp_path: Path):
     from transformers import AutoTokenizer
 
     with pytest.raises(ModelError, match="chat template"):
@@ -118,5 +125,7 @@ def test_chat_template_wraps_the_prompt_without_a_second_start_token(tiny_model:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = "{{ bos_token }}[INST]{{ messages[0]['content'] }}[/INST]"
     tokenizer.save_pretrained(tmp_path)
-    assert chat_wrapper(Recipe(chat_template=True), str(tmp_path))("question") == "[INST]question[/INST]"
+    for path in tiny_model.glob("config.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert chat_wrapper(Recipe(chat_template=True), str(tmp_path))("a</s>b") == "<s>[INST]ab[/INST]"
     assert chat_wrapper(Recipe(), "anything")("question") == "question"

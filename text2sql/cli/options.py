@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from text2sql.config import Settings
 
 DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "tiny.yaml"
-Config = Annotated[Path, typer.Option(help="YAML file with what to train.")]
+Config = Annotated[Path, typer.Option(help="YAML file with what to train.", show_default="configs/tiny.yaml")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")
 ]

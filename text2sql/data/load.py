@@ -31,6 +31,10 @@ PROBLEM = "__problem__"
 SYNTHETIC = "synthetic"
 """The `data.dataset_name` of the built-in generator."""
 
+SUMMARY = "summary.json"
+"""The file of a prepared folder that tells how it was made."""
+_FIXED = ("subset_fraction", "train_ratio", "val_ratio", "test_ratio", "split", "schema_overlap", "seed", "realistic")
+
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 
 
@@ -63,6 +67,27 @@ def load_rows(data: DataSection) -> Dataset:
 def is_prepared(path: Path) -> bool:
     """Whether `python -m text2sql prepare` wrote this folder."""
     return (path / "dataset_dict.json").is_file()
+
+
+def fixed_by_preparing(data: DataSection) -> dict[str, Any]:
+    """The settings that are decided once a folder is prepared, as JSON values."""
+    return data.model_dump(mode="json", include=set(_FIXED))
+
+
+def overruled(data: DataSection) -> list[str]:
+    """Settings that a prepared folder under data.path was made with, where these ones differ and so do not count."""
+    if data.path is None or not is_prepared(data.path):
+        return []
+    try:
+        made = json.loads((data.path / SUMMARY).read_text(encoding="utf-8"))["settings"]
+        now = fixed_by_preparing(data)
+        return [
+            f"data.{key} = {json.dumps(made[key])}, not {json.dumps(now[key])}"
+            for key in _FIXED
+            if made[key] != now[key]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):  # the rows count, not the report beside them
+        return []
 
 
 def _read_prepared(folder: Path) -> Dataset:

@@ -15,6 +15,7 @@ from text2sql.data.files import sha256_folder
 from text2sql.data.prompt import encode_rows
 from text2sql.errors import DataError
 from text2sql.evaluation.types import TokenLoss
+from text2sql.training.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,6 +27,10 @@ class Answerer(Protocol):
 
     source: str
     """The model's name, the server's address, or the file."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Where there is one: its chat template makes the prompts of a chat model."""
 
     def answers(self, prompts: Sequence[str]) -> list[str]:
         """The answer to each prompt, in their order, without the end token or outer whitespace."""
@@ -41,6 +46,8 @@ class Contender:
     open: Callable[[], AbstractContextManager[Answerer]]
     digest: str | None = None
     """Checksum of its model folder: two systems of one digest are asked once."""
+    recipe: Recipe | None = None
+    """How it wants to be asked, where that is known; else the rows' own prompts are asked."""
     few_shot: bool = False
     """Whether it is judged again, as <name>_few_shot, with examples before each question."""
 
@@ -51,6 +58,7 @@ def local_model(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    chat_template: bool = False,
     few_shot: bool = False,
 ) -> Contender:
     """A model folder, merged or an adapter on its base, or a model of the hub, loaded in 16 bits by Transformers."""
@@ -59,11 +67,13 @@ def local_model(
     def opened() -> Iterator[Answerer]:
         from text2sql.training.model import load_for_inference
 
-        yield LocalModel(*load_for_inference(name, revision, trust_remote_code), evaluation, str(name))
+        model, tokenizer = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template)
+        yield LocalModel(model, tokenizer, evaluation, str(name))
         _free_memory()
 
-    digest = sha256_folder(Path(name)) if Path(name).is_dir() else None
-    return Contender(opened, digest, few_shot)
+    if not Path(name).is_dir():
+        return Contender(opened, few_shot=few_shot)
+    return Contender(opened, sha256_folder(Path(name)), read_recipe(Path(name)), few_shot)
 
 
 class LocalModel:
@@ -73,28 +83,30 @@ class LocalModel:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, evaluation: EvaluationSection, source: str
     ) -> None:
         self.source = source
-        self._model, self._tokenizer, self._evaluation = model, tokenizer, evaluation
+        self.tokenizer = tokenizer
+        self._model, self._evaluation = model, evaluation
 
     def answers(self, prompts: Sequence[str]) -> list[str]:
         from text2sql.training.decoding import generate_tokens
 
         limits = self._evaluation
-        found = generate_tokens(self._model, self._tokenizer, prompts, limits.max_new_tokens, limits.batch_size)
-        return [str(self._tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in found]
+        found = generate_tokens(self._model, self.tokenizer, prompts, limits.max_new_tokens, limits.batch_size)
+        return [str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in found]
 
     def losses(self, rows: Dataset) -> list[TokenLoss]:
         import torch
 
-        from text2sql.training.decoding import completion_logits, progress
+        from text2sql.data.batches import progress
+        from text2sql.training.decoding import completion_logits
 
-        encoded = encode_rows(self._tokenizer, rows["prompt"][:], rows["completion"][:])
-        pad, batch_size = int(self._tokenizer.pad_token_id or 0), self._evaluation.batch_size
+        encoded = encode_rows(self.tokenizer, rows["prompt"][:], rows["completion"][:])
+        pad, batch_size = int(self.tokenizer.pad_token_id or 0), self._evaluation.batch_size
         found: dict[int, TokenLoss] = {}
         with progress("perplexity", len(encoded)) as advance:
             for batch, logits, targets in completion_logits(self._model, encoded, pad, batch_size):
                 each = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double()
                 lengths = [sum(encoded[row]["completion_mask"]) for row in batch]
-                for row, losses in zip(batch, each.split(lengths), strict=True):
+                for row, losses in zip(batch, torch.split(each, lengths), strict=True):
                     found[row] = TokenLoss(float(losses.sum()), len(losses))
                 advance(len(batch))
         return [found[row] for row in range(len(encoded))]
@@ -119,6 +131,8 @@ def recorded_answers(path: Path) -> Contender:
 
 class RecordedAnswers:
     """What another system answered, whatever it was."""
+
+    tokenizer = None
 
     def __init__(self, path: Path, texts: list[str]) -> None:
         self.source = str(path)

@@ -67,9 +67,13 @@ def _masked(query: exp.Expr) -> list[str]:
     """The literals of a query, with their signs; question marks stand in their places afterwards."""
     found = []
     for node in list(query.find_all(exp.Literal)):
-        place = node.parent if isinstance(node.parent, exp.Neg) else node
-        found.append(_text(place))
-        place.replace(exp.Placeholder())
+        if isinstance(node.parent, exp.Neg):
+            found.append(_text(node.parent))
+            node.parent.replace(node)
+        else:
+            found.append(_text(node))
+        node.set("this", "?")
+        node.set("is_string", False)
     return found
 
 

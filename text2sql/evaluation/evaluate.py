@@ -16,12 +16,13 @@ from text2sql.config import Settings
 from text2sql.data.prompt import format_split
 from text2sql.errors import DataError
 from text2sql.evaluation.answering import Contender
-from text2sql.evaluation.few_shot import with_examples
+from text2sql.evaluation.few_shot import Examples
 from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.slices import slice_scores, slices_of
 from text2sql.evaluation.statistics import compare, figures_and_intervals
 from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss
 from text2sql.sql.parse import first_statement
+from text2sql.training.recipe import recipe_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -98,8 +99,8 @@ def plain_figures(rows: Dataset, contender: Contender, settings: Settings) -> di
     """One system's figures on the rows as they were before data.realistic; None where that added nothing."""
     if "plain_context" not in rows.column_names:
         return None
-    plain = rows.remove_columns("context").rename_column("plain_context", "context")
-    plain = format_split(plain, settings.data.prompt_template)
+    plain = rows.remove_columns(["context", "prompt"])
+    plain = plain.rename_columns({"plain_context": "context", "plain_prompt": "prompt"})
     once = replace(contender, few_shot=False)
     return evaluate_systems(plain, {"tuned": once}, settings).system("tuned").figures
 
@@ -121,10 +122,14 @@ def _all_answers(
         if contender.digest in known:
             yield name, known[contender.digest]
             continue
-        tries = {name: rows}
-        if contender.few_shot and shots and training is not None and len(training):
-            tries[name + FEW_SHOT] = with_examples(rows, training, shots, settings.data.seed)
+        recipe = contender.recipe or recipe_of(settings)
         with contender.open() as answerer:
+            chat = answerer.tokenizer if recipe.chat_template else None
+            own = recipe.asks_like(recipe_of(settings))
+            tries = {name: rows if own else format_split(rows, recipe.prompt_template, chat)}
+            if contender.few_shot and shots and training is not None and len(training):
+                examples = Examples(training, shots, settings.data.seed, recipe.prompt_template)
+                tries[name + FEW_SHOT] = examples.before(rows, chat)
             for label, prompted in tries.items():
                 started = time.perf_counter()
                 logger.info("%s: answering %d questions", label, len(rows))
@@ -139,8 +144,8 @@ def _all_answers(
 
 
 def _compared(system: SystemScores, other: SystemScores, resamples: int) -> Comparison:
-    right = ([row.executed for row in scores.rows] for scores in (system, other))
-    return compare(system.name, other.name, *right, resamples)
+    ours, theirs = ([row.executed for row in scores.rows] for scores in (system, other))
+    return compare(system.name, other.name, ours, theirs, resamples)
 
 
 def _test_rows(rows: Dataset, settings: Settings) -> list[TestRow]:

@@ -1,8 +1,8 @@
 """What is wrong with a wrong answer: one name for it, the most telling one.
 
 An answer that does not run is named by what stopped it. One that runs is compared with the gold clause by clause, on
-the normalised trees (text2sql.sql.normalise) and SELECT by SELECT, and named by the first clause that differs, in the order
-of FAULTS; with several golds by the nearest, that with the fewest clauses that differ.
+the normalised trees (text2sql.sql.normalise) and SELECT by SELECT, and named by the first clause that differs, in the
+order of FAULTS; with several golds by the nearest, that with the fewest clauses that differ.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FAULTS = {
     "wrong_order": "sorts by something else, or the other way",
     "wrong_limit": "another LIMIT or OFFSET",
     "wrong_distinct": "DISTINCT too many or too few",
-    "other": "none of these: what it differs in has no name here",
+    "other": "none of these: what it differs in has no name here, or it is too long to be compared",
 }
 """Slug → meaning. The order is that in which they are looked for."""
 
@@ -52,6 +52,7 @@ _REASONS = tuple(
     (re.compile(pattern, re.IGNORECASE), fault)
     for pattern, fault in (
         (r"holds no (statement|query)$", "no_answer"),
+        (r"^only SELECT is allowed, not (?!EXPLAIN|PRAGMA)", "syntax"),  # a value or an expression
         (r"^only SELECT|^one statement is allowed|one statement at a time", "not_read_only"),
         (r"^function \S+ is not allowed|^no such function|^system table|named with a database", "forbidden"),
         (r"^only tables can be read|^database .* cannot be read|^unknown database", "forbidden"),
@@ -69,6 +70,8 @@ _REASONS = tuple(
 )
 """What the parser, the guard, the judge and SQLite say, and the fault that it tells of; the first that matches."""
 
+_COMPARED_CHARS = 5_000
+"""Longer answers are not compared with a gold: some clauses take the square of their length in time."""
 _CLAUSES = {
     "set_operations": "wrong_set_operation",
     "tables": "wrong_tables",
@@ -124,6 +127,8 @@ def _of_names(tree: exp.Expr, context: str, score: RowScore) -> str | None:
 
 
 def _of_clauses(prediction: str, golds: Sequence[str], context: str) -> str:
+    if len(prediction) > _COMPARED_CHARS:
+        return "other"
     said = clauses_of(normal_tree(prediction, context))
     nearest: list[str] = []
     for gold in golds:

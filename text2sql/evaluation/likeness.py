@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MAX_CHARS = 20_000
 """ROUGE takes the product of two texts' lengths in time: what is longer, a runaway answer, is cut."""
+BLEU_SUMS = 10
+"""How many numbers BLEU adds up over rows."""
 
 
 def rouge_l(predictions: Sequence[str], golds: Sequence[str]) -> float:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from text2sql.evaluation.likeness import bleu_of, bleu_rows, rouge_l_rows
+from text2sql.evaluation.likeness import BLEU_SUMS, bleu_of, bleu_rows, rouge_l_rows
 from text2sql.evaluation.types import Comparison, Interval, RowScore, TokenLoss
 
 VERDICTS = {
@@ -57,7 +57,7 @@ def figures_and_intervals(
         figure: [float(getattr(row, field)) for row in rows] for figure, field in VERDICTS.items()
     }
     columns["rouge_l"] = rouge_l_rows(predictions, golds)
-    overlaps = np.array(bleu_rows(predictions, golds), dtype=np.float64).reshape(len(predictions), -1)
+    overlaps = np.array(bleu_rows(predictions, golds), dtype=np.float64).reshape(-1, BLEU_SUMS)
     figures = {figure: mean(values) for figure, values in columns.items()}
     figures["bleu"] = bleu_of(overlaps.sum(axis=0)) if len(overlaps) else 0.0
     if losses is not None:
@@ -70,7 +70,7 @@ def figures_and_intervals(
     parts = [*(np.array(values)[:, None] for values in columns.values()), overlaps, *([spent] if len(spent) else [])]
     sums = resampled_sums(np.hstack(parts), resamples)
     intervals = {figure: middle(sums[:, i] / len(rows)) for i, figure in enumerate(columns)}
-    bleu_sums = sums[:, len(columns) : len(columns) + overlaps.shape[1]]
+    bleu_sums = sums[:, len(columns) : len(columns) + BLEU_SUMS]
     intervals["bleu"] = middle(np.array([bleu_of(drawn) for drawn in bleu_sums]))
     if len(spent):
         intervals["perplexity"] = middle(_perplexities(sums[:, -2], sums[:, -1]))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -65,9 +66,6 @@ def create_app(
     for kind in (Problem, Text2SQLError, TimeoutError):
         app.add_exception_handler(kind, _told)
     app.add_exception_handler(HTTPException, _told_http)
-    # Not as a handler of RequestValidationError's kind alone: parameters of paths and queries end here too.
-    from fastapi.exceptions import RequestValidationError
-
     app.add_exception_handler(RequestValidationError, _told_fields)
     hosts = settings.allowed_hosts or (LOOPBACK if app.state.keys is None and settings.on_loopback else ())
     limits = {"": settings.max_body_bytes, "/schema": settings.max_upload_bytes}
@@ -117,7 +115,8 @@ async def _told_http(request: Request, error: Exception) -> Response:
 
 
 async def _told_fields(request: Request, error: Exception) -> Response:
-    return await _told(request, invalid_fields(error))  # type: ignore[arg-type]
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return await _told(request, invalid_fields(error))
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Hints:
     """Operator (=, <>, <, <=, >, >=, like, glob) and literal, as the query compares them."""
     links: list[tuple[Key, Key]] = field(default_factory=list)
     """Columns that are compared with each other, and so must share values."""
+    stacked: set[tuple[Key, Key]] = field(default_factory=set)
+    """Links that a UNION makes: it lists the values of both, and compares none."""
     joined: set[Key] = field(default_factory=set)
     """Columns linked by equality."""
     numeric: set[Key] = field(default_factory=set)
@@ -125,8 +127,11 @@ class _Reader:
                 self._comparison("=", node.this, choice)
             self._comparison("=", node.this, node.args.get("query"))
         elif isinstance(node, exp.SetOperation):
+            before = len(self.hints.links)
             for left, right in zip(_selected(node.left), _selected(node.right), strict=False):
                 self._comparison("=", left, right)
+            if isinstance(node, exp.Union):
+                self.hints.stacked.update(self.hints.links[before:])
         elif isinstance(node, exp.Limit | exp.Offset):
             value = literal(node.expression)
             self.hints.limit += min(value, 100) if isinstance(value, int) else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from sqlglot import exp
 from text2sql.errors import SqlError
 from text2sql.sql.hints import column_names, is_quoted_text, literal
 from text2sql.sql.parse import DIALECT, parse
-from text2sql.sql.schema import Schema
+from text2sql.sql.schema import Schema, parse_schema
 from text2sql.sql.scopes import Scope, Scopes
 
 _ROW_IDS = frozenset({"rowid", "oid", "_rowid_"})
@@ -44,7 +45,8 @@ def invented_names(tree: exp.Expr, schema: Schema) -> list[Invented]:
         for column in tree.find_all(exp.Column)
         if not resolver.knows_column(column)
     ]
-    return list(dict.fromkeys([*tables, *columns]))
+    shared = [Invented("column", name) for name in resolver.unshared()]
+    return list(dict.fromkeys([*tables, *columns, *shared]))
 
 
 def adheres(sql: str, schema: Schema) -> bool:
@@ -52,6 +54,14 @@ def adheres(sql: str, schema: Schema) -> bool:
     try:
         return not invented_names(parse(sql), schema)
     except (SqlError, RecursionError):
+        return False
+
+
+def adheres_to(sql: str, context: str) -> bool:
+    """`adheres` to a schema given as CREATE TABLE statements; false where these cannot be read."""
+    try:
+        return adheres(sql, parse_schema(context))
+    except SqlError:
         return False
 
 
@@ -96,6 +106,7 @@ class _Resolver:
         self._words = column_names(tree, schema)
         self._columns: dict[int, Names] = {}
         self._visible: dict[int, Names] = {}
+        self._given: dict[int, frozenset[str]] = {}
 
     def knows_table(self, table: exp.Table) -> bool:
         name = table.name.lower()
@@ -120,17 +131,35 @@ class _Resolver:
             scope = scope.parent
         return False
 
+    def unshared(self) -> Iterator[str]:
+        """Columns of USING that are not in two of the sources."""
+        for scope in self._scopes.all:
+            names = [n.name for join in scope.select.args.get("joins") or [] for n in join.args.get("using") or []]
+            sources = [self._outputs(scope, alias) for alias in scope.nodes] if names else []
+            for name in names:
+                if sum(columns is None or name.lower() in columns for columns in sources) < 2:
+                    yield name
+
     def _is_alias(self, column: exp.Column, name: str, scope: Scope) -> bool:
         """Whether a SELECT around it, or one of its set operation, gives something that name: not in its own list."""
         above = column.find_ancestor(exp.Select, exp.SetOperation)
         if isinstance(above, exp.SetOperation):
-            return any(name == p.alias.lower() for select in above.find_all(exp.Select) for p in select.expressions)
+            return name in self._aliases(above)
         current: Scope | None = scope
         while current is not None:
-            if any(name == p.alias.lower() for p in current.select.expressions if isinstance(p, exp.Alias)):
+            if name in self._aliases(current.select):
                 return not self._is_selected(column, current.select)
             current = current.parent
         return False
+
+    def _aliases(self, query: exp.Expr) -> frozenset[str]:
+        """What a SELECT, or any SELECT of a set operation, calls its columns with AS."""
+        if id(query) not in self._given:
+            selects = [query] if isinstance(query, exp.Select) else query.find_all(exp.Select)
+            self._given[id(query)] = frozenset(
+                p.alias.lower() for select in selects for p in select.expressions if isinstance(p, exp.Alias)
+            )
+        return self._given[id(query)]
 
     @staticmethod
     def _is_selected(column: exp.Expr, select: exp.Select) -> bool:
