@@ -69,7 +69,7 @@ class Terminal:
         termios.tcsetwinsize(slave, (40, 100))
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=env, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads here
         )  # fmt: skip
         os.close(slave)
         self.raw = ""
@@ -133,8 +133,9 @@ def terminal(command: Sequence[str], env: dict[str, str]) -> Iterator[Terminal]:
 
 def piped(text: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        scripted(), input=text, capture_output=True, text=True, cwd=ROOT, env=environment(home, **more), timeout=120
-    )
+        scripted(), input=text, capture_output=True, text=True, cwd=ROOT, env=environment(home, **more), timeout=120,
+        check=False,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_a_session_in_a_terminal(tmp_path: Path, database: Path):
         assert "(the first 50 of 79 rows)" in said
         assert "NULL" in said
         assert r"\x1b]0;owned\x07\x9b2J" in said
-        assert "repaired" not in it.ask("misspelt")
+        assert "after one more try" in it.ask("misspelt")
         assert "only SELECT is allowed" in it.ask("hopeless")
         assert "no table concert" in it.ask("missing table")
         assert "candidates: 3" in it.ask("/n 3")
@@ -237,7 +238,7 @@ def test_what_was_typed_is_remembered_by_the_next_session(tmp_path: Path):
     path = tmp_path / "text2sql" / "history"
     assert path.stat().st_mode & 0o077 == 0
     assert "secret" not in path.read_text()
-    assert "secret" not in it.text.replace("me:secret@", "")
+    assert "secret" not in it.text
 
 
 def test_nobody_gets_colours_who_wants_none(tmp_path: Path, database: Path):
@@ -256,7 +257,8 @@ def test_a_real_model_in_a_terminal(tiny_model: Path, tmp_path: Path):
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     (model / "text2sql.json").write_text(json.dumps({"max_new_tokens": 440}))
-    command = [sys.executable, "-m", "text2sql", "serve", "--mode", "local", "--model", str(model)]
+    serve = "import typer; from text2sql.cli.serve import serve; typer.run(serve)"
+    command = [sys.executable, "-c", serve, "--mode", "local", "--model", str(model)]
     with terminal(command, environment(tmp_path)) as it:
         it.until("text2sql> ", seconds=180)
         assert "model is ready" in it.text
@@ -300,8 +302,8 @@ def test_nothing_invalid_goes_out(tmp_path: Path):
 
 def test_ctrl_c_in_a_pipe_ends_all(tmp_path: Path):
     process = subprocess.Popen(
-        scripted(seconds=30), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env=environment(tmp_path),
+        scripted(seconds=30), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=environment(tmp_path),
     )  # fmt: skip
     assert process.stdin
     assert process.stderr
@@ -320,7 +322,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path):
     shell = f"yes everyone | head -2000 | (echo '{SINGERS}'; cat) | \"$@\" 2>err | head -1; cat err | grep -c Traceback"
     done = subprocess.run(
         ["bash", "-c", shell, "bash", *scripted()], capture_output=True, text=True, cwd=tmp_path,
-        env=environment(tmp_path, PYTHONPATH=str(ROOT)), timeout=120,
+        env=environment(tmp_path, PYTHONPATH=str(ROOT)), timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.split("\n") == ["SELECT * FROM singer ORDER BY id;", "0", ""]
 
