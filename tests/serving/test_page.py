@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from tests.serving.servers import SINGERS, Running, ScriptedEngine, key_file, running, until
+from tests.serving.api import SINGERS, Running, ScriptedEngine, key_file, running, until
 from text2sql.errors import EngineBusy
 from text2sql.serving.auth import make_key
 from text2sql.serving.cells import to_cells, to_csv

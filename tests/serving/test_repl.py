@@ -20,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.servers import SINGERS
+from tests.serving.api import SINGERS
 from text2sql.serving.screen import inert
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = """
 import asyncio, sys
-from tests.serving.servers import ScriptedEngine
+from tests.serving.api import ScriptedEngine
 from text2sql.serving.repl import run
 from text2sql.serving.settings import server_settings
 engine = ScriptedEngine(
