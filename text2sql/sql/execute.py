@@ -79,6 +79,19 @@ def run_query(connection: sqlite3.Connection, sql: str, timeout: float, max_rows
         UnsafeSqlError: it does more than read tables of the database; ForbiddenFunctionError for a function.
         ExecutionError: the database refuses it, or it ran out of a limit; QueryTimeoutError for that of time.
     """
+    return _run(connection, sql, timeout, max_rows)
+
+
+def plan_query(connection: sqlite3.Connection, sql: str, timeout: float) -> None:
+    """Let the database prepare a query, and not run it.
+
+    Raises:
+        SqlError: as run_query.
+    """
+    _run(connection, sql, timeout, 0, before="EXPLAIN ")
+
+
+def _run(connection: sqlite3.Connection, sql: str, timeout: float, max_rows: int, before: str = "") -> Result:
     if '"' in sql and not getattr(connection, "forgiving", True):
         sql = strict_quotes(sql)
     if leading_word(sql) in ("EXPLAIN", "PRAGMA"):  # no action for the authorizer to deny, or several
@@ -101,7 +114,7 @@ def run_query(connection: sqlite3.Connection, sql: str, timeout: float, max_rows
         connection.set_progress_handler(lambda: time.monotonic() > expires, steps)
         if _deadly:
             signal.setitimer(signal.ITIMER_REAL, timeout + _GRACE_SECONDS)
-        return _fetch(connection, sql, max_rows, expires)
+        return _fetch(connection, before + sql, max_rows, expires)
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError, OverflowError) as error:
         raise denied[0] if denied else _explained(error, timeout, late=time.monotonic() > expires) from None
     finally:

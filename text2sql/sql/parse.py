@@ -199,6 +199,11 @@ def assert_read_only(tree: exp.Expr) -> None:
             _assert_plain_table(node)
 
 
+def write_in(tree: exp.Expr) -> exp.Expr | None:
+    """The first node of a tree that does more than read."""
+    return tree if not isinstance(tree, exp.Query | exp.Values) else tree.find(*_WRITES)
+
+
 def _assert_few_expansions(tree: exp.Expr) -> None:
     """SQLite copies a CTE for each use while it prepares a query, which nothing interrupts: 30 doublings are a bomb."""
     visible: dict[int, dict[str, exp.CTE]] = {}
@@ -249,6 +254,15 @@ def _assert_plain_table(table: exp.Table) -> None:
         raise UnsafeSqlError(f"system table {one_line(table.name, 60)} cannot be read")
     if table.args.get("db"):
         raise UnsafeSqlError(f"table {one_line(table.name, 60)} is named with a database; name the table alone")
+
+
+def table_names(sql: str) -> frozenset[str]:
+    """Lower-case names of the tables that a query names, CTEs among them.
+
+    Raises:
+        SqlError: as parse.
+    """
+    return frozenset(table.name.lower() for table in parse(sql).find_all(exp.Table))
 
 
 def orders_rows(tree: exp.Expr) -> bool:

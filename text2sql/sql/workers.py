@@ -40,6 +40,16 @@ def process_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def worker_command(function: str) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of a worker: of the caller's environment only what Python needs to start."""
+    root = str(Path(__file__).resolve().parents[2])
+    keep = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
+    environment = {name: os.environ[name] for name in keep if name in os.environ}
+    environment |= {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+    # -P: no module of the current folder
+    return [sys.executable, "-P", "-m", "text2sql.sql.workers", function], environment
+
+
 def map_rows(
     function: str,
     items: Sequence[Any],
@@ -153,7 +163,7 @@ class _Worker(threading.Thread):
             if not line.endswith("\n"):
                 code = self._end()
                 if not self._stopped:
-                    how = f"took more than {self._seconds:g} s" if late else _how_it_died(code)
+                    how = f"took more than {self._seconds:g} s" if late else how_it_died(code)
                     self._answered(index, self._on_failure(self._items[index], how))
                 return index + 1
             said = json.loads(line)
@@ -176,12 +186,9 @@ class _Worker(threading.Thread):
         return line, late
 
     def _begin(self) -> subprocess.Popen[str]:
-        root = str(Path(__file__).resolve().parents[2])
-        keep = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
-        environment = {name: os.environ[name] for name in keep if name in os.environ}
-        environment |= {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+        command, environment = worker_command(self._function)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "text2sql.sql.workers", self._function],  # -P: no module of the current folder
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -213,7 +220,8 @@ class _Worker(threading.Thread):
         return process.returncode if process is not None else None
 
 
-def _how_it_died(code: int | None) -> str:
+def how_it_died(code: int | None) -> str:
+    """Words for a worker's exit code."""
     if code == -getattr(signal, "SIGALRM", 0):
         return "a query went on past its deadline and could not be interrupted"
     return "the worker process died"
