@@ -77,7 +77,7 @@ def _checked(pipeline: str | None, rollback: bool, model_version: str | None, dr
     """The pipeline, or a usage error."""
     from pipelines import ACTIONS, PIPELINES
 
-    if pipeline not in PIPELINES and pipeline not in ACTIONS or pipeline is None:
+    if pipeline is None or pipeline not in (*PIPELINES, *ACTIONS):
         what = f"no pipeline {pipeline!r}" if pipeline else "name a pipeline"
         raise typer.BadParameter(f"{what}; there are: {', '.join((*PIPELINES, *ACTIONS))}", param_hint="--pipeline")
     if rollback and (pipeline != "deploy" or model_version is not None or dry_run):

@@ -11,7 +11,9 @@ from text2sql.cli.options import guarded
 
 
 def key(
-    name: Annotated[str | None, typer.Argument(help="Whose key it is; a second one lets the first be replaced.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Whose key it is; a second one lets the first be replaced.")
+    ] = None,
     file: Annotated[Path, typer.Option(help="File of hashed keys, as serve --api-keys reads it.")] = Path("keys.txt"),
     rate: Annotated[
         str | None, typer.Option(help="Questions it may ask, such as 60/minute.", show_default=False)

@@ -63,7 +63,7 @@ class Spec:
 class Backend:
     """One server. Belongs to the event loop that starts it.
 
-    While it is a candidate, its end is the end of it; `lives_on` makes it return by itself.
+    While it is on trial, its end is the end of it; once it `lives_on`, it returns by itself.
     """
 
     spec: Spec
@@ -86,6 +86,12 @@ class Backend:
     def start(self) -> None:
         """Begin; `state` tells how it goes."""
         self._task = asyncio.create_task(self._live(), name=f"backend {self.spec.release.version}")
+
+    def live_on(self) -> None:
+        """Its trial is over."""
+        self.lives_on = True
+        if self.state == "failed":  # a moment ago
+            self.start()
 
     @contextlib.contextmanager
     def hold(self) -> Any:

@@ -28,7 +28,7 @@ Tell = Callable[[str], None]
 SMOKE_QUESTIONS = 3
 ASKED_AT_ONCE = 8
 PAUSE_SECONDS = 0.5
-BUSY = (429, 502, 503, 504)
+BUSY = (429, 503)
 UNASKABLE = (400, 413, 422)
 """A row that the API takes from nobody, such as one whose schema no database can be built from."""
 SHOWN_CHARS = 120
@@ -77,10 +77,14 @@ class Asker:
     """Asks a server over HTTP until `seconds` have passed.
 
     Where the server wants a key, OPENAI_API_KEY has it.
+
+    Args:
+        patient: ask again where it is not ready just now.
     """
 
-    def __init__(self, address: str, seconds: float) -> None:
+    def __init__(self, address: str, seconds: float, patient: bool = True) -> None:
         self.address, self._seconds = address, seconds
+        self._busy = BUSY if patient else BUSY[:1]
         self._deadline = time.monotonic() + seconds
         key = os.environ.get("OPENAI_API_KEY")
         self._client = httpx.Client(
@@ -157,7 +161,7 @@ class Asker:
                 break
             except httpx.TransportError as error:
                 raise DeploymentError(f"it breaks off the connection ({type(error).__name__})") from error
-            if reply.status_code not in BUSY or not reply.headers.get("Retry-After", "").isdecimal():
+            if reply.status_code not in self._busy or not reply.headers.get("Retry-After", "").isdecimal():
                 return reply
             time.sleep(min(PAUSE_SECONDS, max(left, 0.0)))
         raise DeploymentError(f"it has not answered the questions within {self._seconds:g} s (deploy.check_seconds)")

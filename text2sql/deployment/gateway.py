@@ -93,7 +93,6 @@ class Gateway:
             why = "it was ended" if candidate is None else candidate.why or f"it is {candidate.state}"
             raise DeploymentError(f"the new server is not ready: {why}")
         self._before = (self.current, self.previous)
-        candidate.lives_on = True
         candidate.spec = replace(candidate.spec, since=datetime.now(UTC).isoformat(timespec="seconds"))
         self.candidate, self.previous, self.current = None, self.current, candidate
         self._write()
@@ -116,7 +115,9 @@ class Gateway:
             await self._stop(candidate)
 
     def settle(self) -> None:
-        """Let go of what is no longer needed, once its requests have ended."""
+        """The current server is here to stay; let go of what is no longer needed, once its requests have ended."""
+        if self.current is not None:
+            self.current.live_on()
         before, self._before = self._before or (None, None), None
         for backend in {*before} - {None, self.current}:
             assert backend is not None  # noqa: S101 - for the type checker

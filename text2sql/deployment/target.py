@@ -19,6 +19,8 @@ from text2sql.errors import DeploymentError, Text2SQLError
 
 VERSION_HEADER = "X-Model-Version"
 """Of every reply from a stable address."""
+VERIFY_SECONDS = 30.0
+"""Clients wait for the same server by then."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _check(parity: Parity, limits: Limits) -> None:
 
 def _verify(target: Target, release: Release, questions: Sequence[Question], limits: Limits) -> None:
     """Through the stable address, as clients come."""
-    with Asker(target.address, limits.check_seconds) as asker:
+    with Asker(target.address, min(limits.check_seconds, VERIFY_SECONDS), patient=False) as asker:
         reply = asker.smoke(questions)
     if (told := reply.headers.get(VERSION_HEADER)) != release.version:
         raise DeploymentError(f"{target.address} answers with version {told or 'unknown'}")

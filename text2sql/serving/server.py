@@ -82,7 +82,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.create_server(address, family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise OutputError(f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port") from None
+        raise OutputError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port"
+        ) from None
     with found:
         yield found
 
