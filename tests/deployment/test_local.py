@@ -264,6 +264,6 @@ def test_the_command_of_a_real_server(tmp_path: Path):
     spec = LocalTarget("model", section, Local(tmp_path).state)._spec(Release("m", "3", "d", "", ""), tmp_path)
     words = " ".join(spec.command)
     assert f"-m text2sql serve --mode api --host 127.0.0.1 --model {tmp_path} --engine vllm" in words
-    assert '--set=batch_size=8 --set=database="shop.sqlite"' in words
+    assert '--set batch_size=8 --set database="shop.sqlite"' in words
     assert spec.environment["HF_HUB_OFFLINE"] == "1"
     assert not {name for name in spec.environment if "TOKEN" in name or name.startswith("AWS_")}
