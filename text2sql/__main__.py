@@ -6,16 +6,18 @@ import typer
 
 from text2sql.cli.benchmark import benchmark
 from text2sql.cli.data import peek, prepare
+from text2sql.cli.key import key
+from text2sql.cli.serve import serve
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @app.callback()
 def commands() -> None:
-    """Look at data, prepare it, and judge models."""
+    """Look at data, prepare it, judge models, and serve them."""
 
 
-for command in (peek, prepare, benchmark):
+for command in (peek, prepare, benchmark, serve, key):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_row_8_long_cells_and_results_are_cut_and_marked():
 
 @pytest.mark.parametrize(
     "formula",
-    ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", " =HYPERLINK(\"http://evil\")", "＝1+1", "=cmd|' /C'!A0", "|x"],
+    ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", " =HYPERLINK(A1)", "＝1+1", "=cmd|' /C'!A0", "|x"],
 )  # fmt: skip
 def test_row_13_a_cell_that_is_a_formula_is_neutralised_on_export(formula: str):
     text = to_csv(Cells((formula,), [[formula]]))

@@ -125,8 +125,8 @@ def test_a_server_out_of_reach_is_told_without_its_password():
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with postgres(tmp_path_factory.mktemp("postgres")) as port:
+def shop() -> Iterator[dict[str, Any]]:
+    with postgres() as port:
         import psycopg
 
         owner = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"

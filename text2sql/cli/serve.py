@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,9 +55,7 @@ def serve(
 
         settings = server_settings(given | assignments(overrides or []))
         if mode is Mode.LOCAL:
-            from text2sql.serving.repl import run
-
-            return int(run(settings))
+            return int(import_module("text2sql.serving.repl").run(settings))
         if mode is Mode.VLLM:
             from text2sql.serving.engines import run_vllm
 

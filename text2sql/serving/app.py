@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -65,9 +66,6 @@ def create_app(
     for kind in (Problem, Text2SQLError, TimeoutError):
         app.add_exception_handler(kind, _told)
     app.add_exception_handler(HTTPException, _told_http)
-    # Not as a handler of RequestValidationError's kind alone: parameters of paths and queries end here too.
-    from fastapi.exceptions import RequestValidationError
-
     app.add_exception_handler(RequestValidationError, _told_fields)
     hosts = settings.allowed_hosts or (LOOPBACK if app.state.keys is None and settings.on_loopback else ())
     limits = {"": settings.max_body_bytes, "/schema": settings.max_upload_bytes}
@@ -100,7 +98,7 @@ async def _lifespan(service: Service, on_failure: Callable[[Text2SQLError], None
             await service.switch.stop()
 
 
-def _told(request: Request, error: Exception) -> Response:
+async def _told(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem is None:
         raise error
@@ -108,16 +106,17 @@ def _told(request: Request, error: Exception) -> Response:
     return JSONResponse(problem.to_dict(), problem.status, problem.headers)
 
 
-def _told_http(request: Request, error: Exception) -> Response:
+async def _told_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker
     status = error.status_code
     problem = Problem(status, _CODES.get(status, "invalid_request"), _STATUS_WORDS.get(status, str(error.detail)))
     problem.headers |= error.headers or {}
-    return _told(request, problem)
+    return await _told(request, problem)
 
 
-def _told_fields(request: Request, error: Exception) -> Response:
-    return _told(request, invalid_fields(error))  # type: ignore[arg-type]
+async def _told_fields(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    return await _told(request, invalid_fields(error))
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """API keys: made, kept as salted hashes in a file, compared in constant time, and asked for by each route itself.
 
-A key is `t2s_ID_SECRET`. The ID, which is no secret, finds the line of the file; the secret has 256 random bits, so that
-a fast hash (SHA-256 with a salt) keeps it, and no request costs the time of a slow one. A line of the file is
+A key is `t2s_ID_SECRET`. The ID, which is no secret, finds the line of the file; the secret has 256 random bits, so
+that a fast hash (SHA-256 with a salt) keeps it, and no request costs the time of a slow one. A line of the file is
 
     ID NAME SALT HASH [RATE]
 

@@ -13,7 +13,7 @@ from text2sql.sql.schema import MAX_CONTEXT_CHARS
 
 _CREATE = re.compile(r"\bCREATE\s+(?:TEMP(?:ORARY)?\s+)?TABLE\b", re.IGNORECASE)
 _PIECE = re.compile(r"'[^']*+'|\"[^\"]*+\"|`[^`]*+`|--[^\n]*+|/\*.*?\*/|[()]", re.DOTALL)
-_REST = re.compile(r"[^\S\n]*(?:STRICT|WITHOUT\s+ROWID)?[^\S\n]*;?", re.IGNORECASE)
+_REST = re.compile(r"(?:[^\S\n]*(?:STRICT|WITHOUT\s+ROWID)\b)?(?:[^\S\n]*;)?", re.IGNORECASE)
 
 
 class Chat(BaseModel):

@@ -36,7 +36,7 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def caller(
+async def caller(
     request: Request,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     header: Annotated[str | None, Depends(_header)],
@@ -60,9 +60,18 @@ def caller(
     return Caller(limits, f"key {key.id}", key.rate)
 
 
+async def _service(request: Request) -> Service:
+    return service_of(request)
+
+
+async def _record(request: Request) -> Record:
+    return record_of(request)
+
+
+# All of them coroutines: FastAPI sends plain functions to a thread.
 Asks = Annotated[Caller, Depends(caller)]
-Server = Annotated[Service, Depends(service_of)]
-Told = Annotated[Record, Depends(record_of)]
+Server = Annotated[Service, Depends(_service)]
+Told = Annotated[Record, Depends(_record)]
 
 
 def sent(model: type[M]) -> Any:

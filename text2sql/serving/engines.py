@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from text2sql.errors import ConfigError, EngineDead
-from text2sql.serving.recipe import chat_wrapper, recipe_of
+from text2sql.serving.recipe import chat_wrapper, served_recipe
 from text2sql.serving.switch import EngineSwitch
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def build_switch(settings: ServerSettings) -> EngineSwitch:
     Raises:
         ModelError: the recipe or its prompt cannot be used.
     """
-    recipe = recipe_of(settings)
+    recipe = served_recipe(settings)
     return EngineSwitch(build_engine(settings), recipe, chat_wrapper(recipe, settings.model))
 
 
@@ -63,12 +63,11 @@ def run_vllm(settings: ServerSettings) -> int:
         EngineDead: it does not start, or not again.
     """
     if not settings.on_loopback:
-        raise ConfigError(
-            [
-                f"host {settings.host}: vLLM has routes that stop it or replace its weights, so it listens on loopback "
-                "alone; put the API before it: serve --mode api --engine vllm"
-            ]
+        words = (
+            f"host {settings.host}: vLLM has routes that stop it or replace its weights, so it listens on loopback "
+            "alone; put the API before it: serve --mode api --engine vllm"
         )
+        raise ConfigError([words])
     from text2sql.serving.logs import configure_logs
 
     configure_logs(settings.log_level)

@@ -19,13 +19,13 @@ from text2sql.serving.messages import (
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import ASKING, Problem, documented, problem_of
 from text2sql.serving.service import Service, together
-from text2sql.serving.streams import Send, event, event_stream, unless_gone
+from text2sql.serving.streams import EVENTS, Send, event, event_stream, unless_gone
 
 router = APIRouter(tags=["generate"])
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": EVENTS,
         "description": "The answer; with `stream`, events `token`, then `answer` or `error`.",
     }
 }

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from text2sql.serving.problems import Problem, invalid_fields
+from text2sql.serving.problems import CLIENT_GONE, Problem, invalid_fields
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -134,13 +135,25 @@ async def read_body(request: Request, seconds: float) -> bytes:
     """The bytes.
 
     Raises:
-        Problem: 408, 413
+        Problem: 408, 413, CLIENT_GONE
     """
     try:
         async with asyncio.timeout(seconds):
             return await request.body()
     except TimeoutError:
-        raise Problem(408, "slow_request", f"the request did not arrive in {seconds:g} s") from None
+        raise slow(seconds) from None
+    except ClientDisconnect:
+        raise gone() from None
+
+
+def slow(seconds: float) -> Problem:
+    """The body takes too long."""
+    return Problem(408, "slow_request", f"the request did not arrive in {seconds:g} s")
+
+
+def gone() -> Problem:
+    """Told to nobody but the log."""
+    return Problem(CLIENT_GONE, "client_gone", "the client did not wait")
 
 
 def parse_json(raw: bytes, depth: int) -> Any:

@@ -38,7 +38,7 @@ def configure_logs(level: str = "info", content: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in ("httpx", "httpcore", "asyncio"):  # a line a request, with its URL
+    for name in ("httpx", "httpcore", "asyncio", "uvicorn.error"):  # a line a request, with its URL; chatter
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -28,7 +28,7 @@ from text2sql.serving.engine import Completion, Options
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import ASKING, Problem, documented
 from text2sql.serving.service import Judged, Service, tokens_allowed
-from text2sql.serving.streams import Send, event, event_stream, unless_gone
+from text2sql.serving.streams import EVENTS, Send, event, event_stream, unless_gone
 from text2sql.sql.guard import Checked
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -37,7 +37,7 @@ _WITHHELD = frozenset({"not_one_statement", "not_read_only", "not_allowed", "fun
 """Reasons for which a completion does not leave."""
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": EVENTS,
         "description": "The completion; with `stream`, OpenAI's chunks as events, then [DONE].",
     }
 }

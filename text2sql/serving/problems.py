@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from text2sql.errors import (
@@ -111,14 +112,14 @@ def problem_of(error: BaseException) -> Problem | None:
     return Problem(503, "unavailable", message, retry_after=5) if isinstance(error, Text2SQLError) else None
 
 
-def invalid_fields(error: ValidationError, status: int = 422) -> Problem:
+def invalid_fields(error: ValidationError | RequestValidationError) -> Problem:
     """Every field that does not fit; values are the users' and are not repeated."""
     details = [
         ErrorDetail(param=".".join(str(part) for part in found["loc"])[:200] or "body", message=found["msg"][:300])
-        for found in error.errors(include_url=False, include_context=False, include_input=False)[:20]
+        for found in error.errors()[:20]
     ]
     first = details[0]
-    return Problem(status, "invalid_fields", f"{first.param}: {first.message}", param=first.param, details=details)
+    return Problem(422, "invalid_fields", f"{first.param}: {first.message}", param=first.param, details=details)
 
 
 _DOCUMENTED = {

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 15
+_KEEP_ALIVE_SECONDS = 75
+"""More than clients and proxies keep theirs: a connection that is closed while it is used again loses a request."""
 _MAX_HEADER_BYTES = 16 << 10
 
 

@@ -11,21 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from text2sql.data.prompt import render_prompt
-from text2sql.errors import EngineDead, RequestError, ServingError, SqlError, Text2SQLError
-from text2sql.serving.answering import Answer, answer
+from text2sql.errors import EngineDead, RequestError, ServingError, Text2SQLError
+from text2sql.serving.answering import answer
 from text2sql.serving.cells import Cells
 from text2sql.serving.databases import Limits
 from text2sql.serving.engine import Completion, Options
 from text2sql.serving.guard_pool import GuardPool
 from text2sql.serving.limits import Places
-from text2sql.serving.messages import Candidate, Fault, GenerateResponse, Question, Result, Usage
+from text2sql.serving.messages import GenerateResponse, Question, Usage
 from text2sql.serving.metrics import Metrics
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import Problem
+from text2sql.serving.replies import known_dialect, to_response
 from text2sql.serving.switch import EngineSwitch, Served
-from text2sql.sql.guard import Checked, Reason
-from text2sql.sql.render import dialect_named, render_sql
-from text2sql.sql.schema import parse_schema
+from text2sql.sql.guard import Checked
 
 if TYPE_CHECKING:
     from text2sql.serving.settings import ServerSettings
@@ -113,7 +112,7 @@ class Service:
             ServingError, DatabaseError
         """
         started = time.perf_counter()
-        dialect = _known_dialect(question.dialect)
+        dialect = known_dialect(question.dialect)
         where = self._database_for(question)
         schema = await self._schema(question, where)
         usage = Usage()
@@ -128,7 +127,7 @@ class Service:
                 run=(lambda sql: self._run(where, sql)) if question.execute and where else None,
                 n=question.n,
             )
-        response = await asyncio.to_thread(_response, found, dialect, schema)
+        response = await asyncio.to_thread(to_response, found, dialect, schema)
         response.model, response.usage, response.request_id = self.model, usage, record.request_id
         response.latency_ms = round((time.perf_counter() - started) * 1000, 1)
         self._count(response, record)
@@ -283,39 +282,3 @@ async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _known_dialect(name: str) -> str:
-    try:
-        return dialect_named(name)
-    except SqlError as error:
-        raise Problem(422, "invalid_fields", f"dialect: {error}", param="dialect") from None
-
-
-def _response(found: Answer, dialect: str, schema_text: str) -> GenerateResponse:
-    """The answer written in the dialect asked for; what cannot be is not valid, and stays as it was."""
-    schema = parse_schema(schema_text) if dialect != "sqlite" else None
-
-    def written(sql: str, valid: bool, reasons: Sequence[Reason]) -> Candidate:
-        said = [Fault(code=reason.code, message=reason.message) for reason in reasons]
-        if valid and schema is not None:
-            try:
-                sql = render_sql(sql, dialect, schema)
-            except SqlError as error:
-                return Candidate(sql=sql, valid=False, reasons=[Fault(code="not_renderable", message=str(error))])
-        return Candidate(sql=sql, valid=valid, reasons=said)
-
-    chosen = written(found.sql, found.valid, found.reasons)
-    return GenerateResponse(
-        sql=chosen.sql,
-        valid=chosen.valid,
-        reasons=chosen.reasons,
-        candidates=[written(one.sql, one.valid, one.reasons) for one in found.candidates],
-        repaired=found.repaired,
-        dialect=dialect if chosen.valid else "sqlite",
-        result=Result(**found.result.to_dict()) if found.result is not None else None,
-        model="",
-        latency_ms=0.0,
-        usage=Usage(),
-        request_id="",
-    )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi.sse import KEEPALIVE_COMMENT, EventSourceResponse, format_sse_event
 
+from text2sql.serving.intake import gone
 from text2sql.serving.observe import Record, logger
-from text2sql.serving.problems import CLIENT_GONE, Problem, problem_of
+from text2sql.serving.problems import Problem, problem_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -22,6 +23,17 @@ Send = Callable[[bytes], None]
 
 PING_SECONDS = 15.0
 """Silence after which proxies are told that the connection lives."""
+EVENTS = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "description": "An event.",
+            "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+            "required": ["data"],
+        }
+    }
+}
+"""`content` of a route that streams, for the OpenAPI document."""
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -35,14 +47,14 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The work's result; it is cancelled when the client goes away. The body must have been read.
 
     Raises:
-        Problem: CLIENT_GONE
+        Problem: it went away.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Problem(CLIENT_GONE, "client_gone", "the client did not wait for its answer")
+            raise gone()
         return task.result()
     finally:
         task.cancel()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from text2sql.errors import EngineDead
 from text2sql.serving.engine import Chunk, Completion, Engine, Health, Lifecycle, Load, Options
-from text2sql.serving.recipe import Recipe
+from text2sql.training.recipe import Recipe
 
 
 @dataclass(eq=False)

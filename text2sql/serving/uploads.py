@@ -11,10 +11,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from text2sql.errors import DatabaseError, DataError, SqlError
 from text2sql.serving.depends import Asks, Server
-from text2sql.serving.intake import read_body
+from text2sql.serving.intake import gone, read_body, slow
 from text2sql.serving.messages import Column, SchemaResponse, TableShape
 from text2sql.serving.problems import ASKING, Problem, documented
 from text2sql.serving.service import Service
@@ -84,7 +85,9 @@ async def _received(request: Request, service: Service, name: str) -> tuple[byte
                 raise Problem(422, "invalid_fields", "file: the form has no such file", param="file")
             return await file.read(), file.filename or name
     except TimeoutError:
-        raise Problem(408, "slow_request", f"the request did not arrive in {seconds:g} s") from None
+        raise slow(seconds) from None
+    except ClientDisconnect:
+        raise gone() from None
     except HTTPException:
         raise Problem(400, "invalid_form", "the form cannot be read") from None
 

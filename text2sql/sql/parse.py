@@ -127,6 +127,9 @@ class _BoundedParser(SQLiteParser):
         self._steps, self._most = 0, 1_000 + 20 * len(raw_tokens)
         return super().parse(raw_tokens, sql)
 
+    def _warn_unsupported(self) -> None:
+        """sqlglot would log the text, which is not ours to keep; what it could not read is a Command, and refused."""
+
     def _advance(self, times: int = 1) -> None:
         self._steps += 1
         if self._steps > self._most:
