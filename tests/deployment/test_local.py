@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.deployment.local import WRONG, Local
-from tests.serving.servers import until
+from tests.serving.api import until
 from text2sql.config import DeploySection
 from text2sql.data.files import sha256_folder
 from text2sql.deployment.local import LocalTarget

@@ -19,6 +19,7 @@ from text2sql.serving.supervisor import free_port
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.usefixtures("zenml_client"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of ZenML and what it stands on
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
