@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class Local:
     folder: Path
     section: DeploySection = field(default_factory=lambda: DeploySection(port=free_port(), startup_seconds=20))
     told: list[str] = field(default_factory=list)
+    hook: Callable[[str], None] | None = None
+    """Hears what a deployment tells, while it waits."""
 
     @property
     def state(self) -> StateFolder:
@@ -61,7 +64,12 @@ class Local:
         folder = self.model(version, **plan)
         release = Release("model", version, sha256_folder(folder), "Gate passed: 1 rule kept", "2026-01-01T00:00:00")
         limits = Limits(self.section.min_agreement, self.section.check_seconds)
-        return deploy(self.target, release, folder, QUESTIONS, limits, self.told.append)
+        return deploy(self.target, release, folder, QUESTIONS, limits, self.tell)
+
+    def tell(self, line: str) -> None:
+        self.told.append(line)
+        if self.hook is not None:
+            self.hook(line)
 
     def answering(self) -> str | None:
         """The version that clients hear, by the address that they know; None where nobody answers."""
@@ -76,6 +84,11 @@ class Local:
     @property
     def pid(self) -> int:
         return int(read_json(self.state.state).get("pid", 0))
+
+    def servers(self) -> list[int]:
+        """Process ids of the servers, without those who keep them."""
+        words = [words.split() for words in self.processes()]
+        return [int(pid) for pid, *command in words if "--port" in command and not any("keeper" in w for w in command)]
 
     def processes(self) -> list[str]:
         """Command lines of everything that this deployment runs."""

@@ -18,7 +18,7 @@ import pytest
 
 from tests.deployment.local import WRONG, Local
 from tests.serving.api import until
-from text2sql.config import DeploySection
+from text2sql.config import DeploySection, Settings
 from text2sql.data.files import sha256_folder
 from text2sql.deployment.local import LocalTarget
 from text2sql.deployment.release import Release
@@ -65,6 +65,26 @@ def test_a_bad_one_leaves_the_old_one_serving(live: Local, plan: dict[str, objec
     assert len([*live.state.releases.iterdir()]) == 1
 
 
+def test_one_that_dies_just_before_it_goes_live(live: Local):
+    [old] = live.servers()
+
+    def kill(line: str) -> None:
+        if "are the same" in line:
+            [new] = {*live.servers()} - {old}
+            os.kill(new, signal.SIGKILL)
+            until(lambda: live.servers() == [old], 10)
+            time.sleep(0.5)
+
+    live.hook = kill
+    try:
+        with pytest.raises(DeploymentError, match="new server is not ready: it ended with exit.*version 1 serves on"):
+            live.deploy("2")
+    finally:
+        live.hook = None
+    assert live.servers() == [old]
+    assert live.answering() == "1"
+
+
 def test_one_that_is_too_slow_is_ended(live: Local):
     live.change(startup_seconds=1.5)
     try:
@@ -108,7 +128,7 @@ def test_what_a_killed_deployment_left_is_put_in_order(live: Local):
     with live.target.alone():
         folder = live.model("2")
         live.target.stage(Release("model", "2", sha256_folder(folder), "", ""), folder, live.told.append)
-        assert len([words for words in live.processes() if "--port" in words and "keeper" not in words]) == 2
+        assert len(live.servers()) == 2
     until(lambda: live.target._order("status", method="GET")["candidate"] is None, 20)
     assert live.answering() == "1"
 
@@ -259,11 +279,18 @@ def test_keys_are_asked_for_before_anything_starts(tmp_path: Path, monkeypatch: 
     assert local.processes() == []
 
 
+def test_another_address_than_loopback_needs_keys_in_any_config():
+    settings = Settings(deploy=DeploySection(host="192.0.2.1"))
+    [problem] = settings.contradictions()
+    assert "deploy.host 192.0.2.1 can be reached from elsewhere" in problem
+    assert not Settings(deploy=DeploySection(host="::1")).contradictions()
+
+
 def test_the_command_of_a_real_server(tmp_path: Path):
     section = DeploySection(engine="vllm", server={"batch_size": 8, "database": "shop.sqlite"})
     spec = LocalTarget("model", section, Local(tmp_path).state)._spec(Release("m", "3", "d", "", ""), tmp_path)
     words = " ".join(spec.command)
-    assert f"-m text2sql serve --mode api --host 127.0.0.1 --model {tmp_path} --engine vllm" in words
+    assert f"-P -m text2sql serve --mode api --host 127.0.0.1 --model {tmp_path} --engine vllm" in words
     assert '--set batch_size=8 --set database="shop.sqlite"' in words
     assert spec.environment["HF_HUB_OFFLINE"] == "1"
     assert not {name for name in spec.environment if "TOKEN" in name or name.startswith("AWS_")}

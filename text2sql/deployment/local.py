@@ -190,7 +190,7 @@ class LocalTarget:
                 "vllm_startup_seconds": section.startup_seconds,
             }
         return [
-            *(sys.executable, "-m", "text2sql", "serve", "--mode", "api", "--host", "127.0.0.1"),
+            *(sys.executable, "-P", "-m", "text2sql", "serve", "--mode", "api", "--host", "127.0.0.1"),
             *("--model", str(folder), "--engine", self._engine()),
             *(("--api-keys", str(section.api_keys.absolute())) if section.api_keys else ()),
             *(
@@ -208,6 +208,7 @@ class LocalTarget:
             # a local folder: no hub is asked, and no token of one is handed on
             environment(str(PROJECT)) | ours | {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"},
             str(self._folder.logs / f"version-{release.version}.log"),
+            str(Path.cwd()),
             self._engine(),
             self._section.startup_seconds,
         )
@@ -253,7 +254,7 @@ class LocalTarget:
         write_json(self._folder.plan, asdict(plan))
         with self._log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "text2sql.deployment.gateway", str(self._folder.path)],
+                [sys.executable, "-P", "-m", "text2sql.deployment.gateway", str(self._folder.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
