@@ -15,6 +15,8 @@ class Entry:
     summary: str
     of_version: bool = False
     """Whether it is about a model version that is there already, rather than making one."""
+    gated: bool = False
+    """Whether that is, unless it is named, the newest whose gate passed."""
 
 
 PIPELINES = {
@@ -31,4 +33,15 @@ PIPELINES = {
         "a trained model version, judged again on its own frozen test rows",
         of_version=True,
     ),
+    "deploy": Entry(
+        "pipelines.deploy",
+        "deploy_version",
+        ("deploy",),
+        "a model version whose gate passed, checked and taken live",
+        of_version=True,
+        gated=True,
+    ),
 }
+
+ACTIONS = ("status", "stop")
+"""What `--pipeline` does besides, without a run (pipelines.live)."""

@@ -19,6 +19,8 @@
     │   ├── EngineBusy            … now: its queue is full; carries `retry_after`
     │   ├── EngineTimeout         … in time
     │   └── EngineDead            … at all: it did not start, died or was stopped
+    ├── DeploymentError           a model version does not go live; what served before goes on
+    │   └── GateRefusal           … because its gate did not pass (exit code 3)
     ├── StackError                the ZenML stack is missing or cannot run this pipeline
     └── OutputError               results cannot be written (disk full, no permission)
 
@@ -120,6 +122,16 @@ class EngineTimeout(ServingError):
 
 class EngineDead(ServingError):
     """The engine did not start, died or was stopped."""
+
+
+class DeploymentError(Text2SQLError):
+    """A model version does not go live, or what serves cannot be reached."""
+
+
+class GateRefusal(DeploymentError):
+    """The model version's gate did not pass."""
+
+    exit_code = 3
 
 
 class StackError(Text2SQLError):
