@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from text2sql.errors import DeploymentError, ParseError
+from text2sql.evaluation.types import subject_of
 from text2sql.sql.normalise import normalise
 from text2sql.sql.parse import MAX_QUERY_CHARS, first_statement
 
@@ -65,7 +66,7 @@ class Parity:
 
 def questions_of(evaluation: Evaluation, count: int) -> list[Question]:
     """At most `count` test rows, evenly spread over all of them."""
-    rows, subject = evaluation.rows, evaluation.subject
+    rows, subject = evaluation.rows, subject_of(evaluation.systems)
     count = min(count, len(rows))
     return [
         Question(rows[i].question, rows[i].context, subject.predictions[i], subject.rows[i].valid)

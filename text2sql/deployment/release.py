@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from text2sql.errors import DeploymentError, GateRefusal
+from text2sql.evaluation.types import subject_of
 
 if TYPE_CHECKING:
     from text2sql.evaluation.gate import Verdict
@@ -50,12 +51,12 @@ def release_of(name: str, version: str, digest: str, evaluation: Evaluation, ver
     if not verdict.passed:
         reasons = "; ".join(rule.reason for rule in verdict.rules if not rule.passed)
         raise GateRefusal(f"{name} version {version} is not deployed. {verdict.headline}: {reasons}")
-    judged = evaluation.subject.digest
+    judged = subject_of(evaluation.systems).digest
     if judged != digest:
         raise DeploymentError(
             f"{name} version {version} is not deployed: the deployed artifact is not the evaluated one (SHA-256 "
             f"{digest[:12]}…, and the evaluation judged {f'{judged[:12]}…' if judged else 'no folder'}); judge it with "
             f"--pipeline evaluate --model-version {version}"
         )
-    figures = {key: float(value) for key, value in evaluation.subject.figures.items()}
+    figures = {key: float(value) for key, value in subject_of(evaluation.systems).figures.items()}
     return Release(name, version, digest, verdict.headline, evaluation.created, figures)
