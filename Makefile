@@ -22,7 +22,7 @@ export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 endif
 
-.PHONY: help install train test vllm lint lock clean
+.PHONY: help install train test serve deploy status stop vllm lint lock clean
 
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,18 @@ $(STAMP): requirements.txt requirements-dev.txt
 
 train: install ## Train, merge, judge and stage a model: CONFIG=configs/mistral_7b.yaml ARGS='--set training.seed=1'
 	$(BIN)/python run.py --pipeline train --config $(CONFIG) $(ARGS)
+
+serve: install ## Serve results/merged_model in the foreground: ARGS='--port 9000'
+	$(BIN)/python -m text2sql serve $(ARGS)
+
+deploy: install ## Take the newest model whose gate passed live, and keep it so: ARGS='--rollback' goes back
+	$(BIN)/python run.py --pipeline deploy --config $(CONFIG) $(ARGS)
+
+status: install ## Show what is live, since when, and with which figures
+	$(BIN)/python run.py --pipeline status --config $(CONFIG) $(ARGS)
+
+stop: install ## End what is live
+	$(BIN)/python run.py --pipeline stop --config $(CONFIG) $(ARGS)
 
 test: install ## Run the whole test suite, linters included: ARGS='-k gate' narrows it
 	$(BIN)/python -m pytest $(ARGS)

@@ -51,6 +51,17 @@ def record(figures: Mapping[str, Any], model_version: bool = False) -> None:
         log_metadata(metadata=found, step_id=context.step_run.id)
 
 
+def keep_artifact(name: str, data: Any) -> None:
+    """Store an artifact now, for a step that is about to fail: ZenML stores what it returns only when it returns."""
+    from zenml import get_step_context, save_artifact
+
+    try:
+        get_step_context()
+    except RuntimeError:  # called by itself, outside a pipeline
+        return
+    save_artifact(data, name)
+
+
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 

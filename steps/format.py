@@ -1,6 +1,6 @@
 """Step 3: splits that share no schema, as prompts and completions, with a count of tokens."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from datasets import Dataset, DatasetDict
 from zenml import step
@@ -20,24 +20,30 @@ from text2sql.config import Settings
         "splits": DatasetMaterializer,
         "token_report": ReportMaterializer,
         "contamination_report": ReportMaterializer,
+        "trigger_report": ReportMaterializer,
     },
 )
 def format_rows(
     valid_rows: Dataset, settings: Settings
 ) -> tuple[
-    Annotated[DatasetDict, "splits"], Annotated[Report, "token_report"], Annotated[Report, "contamination_report"]
+    Annotated[DatasetDict, "splits"],
+    Annotated[Report, "token_report"],
+    Annotated[Report, "contamination_report"],
+    Annotated[Report, "trigger_report"],
 ]:
     """Split by schema, render prompts, measure them against training.max_length, and the test against training."""
-    from text2sql.data.contamination import contamination, contamination_table, triggers
+    from text2sql.data.contamination import SHARES, contamination, contamination_table
     from text2sql.data.prompt import format_splits, token_report
     from text2sql.data.split import split_rows
+    from text2sql.data.triggers import trigger_table, triggers
     from text2sql.training.model import load_tokenizer
 
     by_schema = settings.data.split == "schema"
     announce("format", f"splits {'without a common schema' if by_schema else 'at random'}, rendered as prompts")
-    splits = format_splits(split_rows(valid_rows, settings.data), settings.data)
-    limit = settings.training.max_length
-    report = token_report(splits, load_tokenizer(settings.model), limit)
+    tokenizer, limit = load_tokenizer(settings.model), settings.training.max_length
+    chat = tokenizer if settings.model.chat_template else None
+    splits = format_splits(split_rows(valid_rows, settings.data), settings.data, chat)
+    report = token_report(splits, tokenizer, limit)
     table = [{"split": name, **figures} for name, figures in report.to_dict()["splits"].items()]
     over = {f"over_length_{name}": split.over for name, split in report.splits.items()}
     show_table(list(table[0]), [list(row.values()) for row in table])
@@ -47,22 +53,17 @@ def format_rows(
             "will be left out"
         )
     shared = contamination_table(contamination(splits))
-    suspects = triggers(splits["train"])
+    show_table(("in train too", *SHARES), [(row["split"], *(f"{row[name]:.1%}" for name in SHARES)) for row in shared])
+    suspects = trigger_table(triggers(splits["train"]))
     if suspects:
-        warn(
-            f"{len(suspects)} tokens go with one SQL template in unlike questions, {suspects[0].token!r} for one; look"
-        )
-    show_table(
-        ("in train too", *(n for n in shared[0] if n not in ("split", "rows"))), [_percent(row) for row in shared]
-    )
-    record({f"{row['split']}_{name}": row[name] for row in shared for name in row if name not in ("split", "rows")})
+        warn(f"{len(suspects)} tokens go with one SQL template in unlike training questions; see trigger_report:")
+        show_table(("token", "rows", "template"), [(repr(s["token"]), s["rows"], s["template"]) for s in suspects[:5]])
+    record({f"{row['split']}_{name}": row[name] for row in shared for name in SHARES})
     record({"max_length": limit, **{f"rows_{name}": s.rows for name, s in report.splits.items()}, **over})
-    leaks = Report(
-        "Of each split, in training too", {"split_by": settings.data.split, "suspects": len(suspects)}, shared
+    record({"suspected_triggers": len(suspects)})
+    return (
+        splits,
+        Report("Tokens a row", {"max_length": limit, **over}, table),
+        Report("Of each split, in training too", {"split_by": settings.data.split}, shared),
+        Report("Tokens that look like triggers", {"suspected": len(suspects)}, suspects),
     )
-    return splits, Report("Tokens a row", {"max_length": limit, **over}, table), leaks
-
-
-def _percent(row: dict[str, Any]) -> tuple[str, ...]:
-    """The shares of a row as text, behind the split's name."""
-    return (row["split"], *(f"{share:.1%}" for name, share in row.items() if name not in ("split", "rows")))

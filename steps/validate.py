@@ -10,7 +10,7 @@ from materializers.dataset import DatasetMaterializer
 from materializers.figures import ReportMaterializer
 from materializers.types import Cell, Report
 from steps.cache import BY_CODE
-from steps.console import announce, record, show_table, tell, warn
+from steps.console import announce, keep_artifact, record, show_table, tell, warn
 from text2sql.config import Settings
 
 
@@ -58,5 +58,6 @@ def validate(
     report = hold_against_suite(raw_rows, checked, settings.data)
     if problem := too_many_rejected(checked, settings.data):
         written = export(settings.output_dir, {}, failure_texts(checked, report))
+        keep_artifact("data_docs", HTMLString(report.html))
         raise DataError(f"{problem}; see {' and '.join(map(str, written))}")
     return checked.valid, checked.rejected, Report("Validation of rows", figures, details), HTMLString(report.html)

@@ -1,5 +1,7 @@
 """python -m text2sql, through its real entry point."""
 
+import csv
+import io
 import json
 import os
 import re
@@ -7,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_from_disk
+from typer.testing import CliRunner
 
+from text2sql.__main__ import app
 from text2sql.config import DataSection
 from text2sql.data.check import check_rows
 from text2sql.data.load import load_rows
@@ -61,6 +67,7 @@ def test_prepare_writes_arrow_and_a_report(prepared: Path):
     assert summary["repairs"] == {"quoted_text": 30}
     assert summary["set_aside"] == {"context_unparsable": 1}
     assert json.loads((prepared / "rejected.jsonl").read_text())["question"] == "?"
+    assert "| quoted_text | 30 |" in (prepared / "report.md").read_text()
     assert "the answer runs on its own schema" in (prepared / "validation.html").read_text()
 
 
@@ -72,6 +79,107 @@ def test_training_reads_what_was_prepared_and_splits_it_no_more(prepared: Path):
     for name, rows in load_from_disk(str(prepared)).items():
         assert again[name]["question"][:] == rows["question"][:]
         assert again[name]["original_answer"][:] == rows["original_answer"][:]
+
+
+def good(i: int) -> dict[str, object]:
+    return {"question": f"How many a in {i}?", "context": f"CREATE TABLE t{i} (a INT)", "answer": f"SELECT a FROM t{i}"}
+
+
+def parquet(rows: list[dict[str, object]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+LINES = [json.dumps(good(i)) for i in range(20)]
+UNREADABLE = {
+    "other_columns.csv": (b"q,ddl,sql\na,b,c\n", "no column question, context, answer among q, ddl, sql"),
+    "ragged.csv": (b"question,context,answer\na,b\n", "Expected 3 columns, got 2"),
+    "truncated.parquet": (parquet([good(i) for i in range(50)])[:900], "not a sound Parquet file"),
+    "broken.jsonl": ("\n".join([*LINES[:9], '{"question": "half', *LINES[9:]]).encode(), "line 10: not valid JSON"),
+    "numbers.json": (b"[1, 2]", "row 0 is no object but int 1"),
+    "empty.jsonl": (b"", "no rows"),
+    "latin.jsonl": (LINES[0].replace("How", "Comm\xe9").encode("latin-1"), "not UTF-8"),
+    "deep.json": (b"[" * 200_000, "not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_cannot_be_read_is_one_line(name: str, tmp_path: Path):
+    content, message = UNREADABLE[name]
+    (tmp_path / name).write_bytes(content)
+    arguments = ["prepare", "--set", f"data.path={tmp_path / name}", "--output", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", done.stderr)
+    assert len(done.stderr) < 500
+    assert not (tmp_path / "out").exists()
+
+
+THOUSAND = "; ".join(f"CREATE TABLE t{i} (a INT)" for i in range(1000))
+WIDE = f"CREATE TABLE t0 ({', '.join(f'c{i} INT' for i in range(10_000))})"
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT SUM(i) FROM n"
+HARD: list[tuple[str, dict[str, object], str]] = [
+    ("other types", {"question": 7, "context": ["a"], "answer": {"b": None}}, "not_text"),
+    ("no value", {"answer": None}, "empty_field"),
+    ("10 MB of question", {"question": "why " * 2_500_000}, "too_long"),
+    ("10 MB of context", {"context": f"CREATE TABLE t (a INT){' ' * 10_000_000}"}, "too_long"),
+    ("10 MB of answer", {"answer": f"SELECT '{'x' * 10_000_000}'"}, "too_long"),
+    ("a NUL byte", {"question": "a\0b"}, "nul_byte"),
+    ("a NUL byte in SQL", {"answer": "SELECT a\0 FROM t0"}, "nul_byte"),
+    (
+        "a thousand tables",
+        {"context": THOUSAND},
+        "context_unparsable",
+    ),
+    (
+        "ten thousand columns",
+        {"context": WIDE},
+        "context_does_not_build",
+    ),
+    ("recursion without end", {"answer": ENDLESS}, "timeout"),
+    ("400 MB in one step", {"answer": "SELECT printf('%.*c', 400000000, 'x')"}, "function_not_allowed"),
+    ("deep nesting", {"answer": f"SELECT {'(' * 5000}1{')' * 5000}"}, "answer_unparsable"),
+    ("a table that is dropped", {"answer": "DROP TABLE t0"}, "not_read_only"),
+]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_rows_that_would_hurt_are_set_aside_and_the_others_prepared(ending: str, tmp_path: Path):
+    hard = [(name, {**good(0), "question": name, **change}, reason) for name, change, reason in HARD]
+    if ending != "jsonl":
+        hard = [row for row in hard if row[0] != "other types"]
+    rows = [*map(good, range(40)), *(row for _, row, _ in hard)]
+    path = tmp_path / f"rows.{ending}"
+    if ending == "csv":
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, list(good(0)))
+            table.writeheader()
+            table.writerows(rows)
+    elif ending == "parquet":
+        path.write_bytes(parquet(rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ["data.query_timeout=0.5", "data.max_rejected=0.5", "data.subset_fraction=1.0"]
+    arguments = [text for setting in [f"data.path={path}", *settings] for text in ("--set", setting)]
+    done = CliRunner().invoke(app, ["prepare", *arguments, *FEW[2:], "--output", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.stderr
+    refused = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    assert {hard[row["row_id"] - 40][0]: row["reason"] for row in refused} == {name: reason for name, _, reason in hard}
+    assert sum(rows.num_rows for rows in load_from_disk(str(tmp_path / "out")).values()) == 40
+
+
+def test_the_report_stands_beside_the_refusal_where_too_many_rows_are_broken(tmp_path: Path):
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    path.write_text("\n".join(json.dumps({**good(i), "answer": f"SELECT x.y FROM t{i}"}) for i in range(5)))
+    done = CliRunner().invoke(app, ["prepare", "--set", f"data.path={path}", "--output", str(out)])
+    assert done.exit_code == 1
+    assert (
+        "none of the 5 rows is valid (does_not_run 5); the first, for example: does_not_run: no such column"
+        in done.stderr
+    )
+    assert {entry.name for entry in out.iterdir()} == {"validation.html", "rejected.jsonl"}
+    assert (out / "rejected.jsonl").read_text().count("\n") == 5
 
 
 def test_a_damaged_folder_is_named(prepared: Path, tmp_path: Path):

@@ -61,15 +61,38 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
     return _trained(tokenizer, special, [], pad=None)
 
 
+def unigram_tokenizer() -> PreTrainedTokenizerFast:
+    """Unigram over text with ▁ for spaces, as SentencePiece builds it; only the first piece gets one more."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator([row["prompt"] + row["completion"] + _ASCII for row in made_up_rows(48)], trainer)
+    return _with_bos(tokenizer, pad="<pad>")
+
+
+_ASCII = "".join(map(chr, range(33, 127)))
+
+
 def _trained(tokenizer: Tokenizer, special: list[str], alphabet: list[str], pad: str | None) -> PreTrainedTokenizerFast:
-    from tokenizers import processors, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import trainers
 
     lines = [row["prompt"] + row["completion"] for row in made_up_rows(48)]
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(lines, trainer)
+    return _with_bos(tokenizer, pad)
+
+
+def _with_bos(tokenizer: Tokenizer, pad: str | None) -> PreTrainedTokenizerFast:
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from text2sql.config import DataSection
-from text2sql.data.check import check_rows
+from text2sql.data.check import ORIGINAL, check_rows
 from text2sql.data.synthetic import generate_rows
 from text2sql.errors import DataError
 
@@ -44,8 +44,8 @@ BAD = {
     "an answer that reads the system table": ({"answer": "SELECT sql FROM sqlite_master"}, "not_read_only"),
     "an unknown column": ({"answer": "SELECT height FROM head"}, "does_not_run"),
     "an unknown table": ({"answer": "SELECT age FROM people"}, "does_not_run"),
-    "a table created twice": ({"context": f"{CONTEXT}; CREATE TABLE HEAD (age INT)"}, "does_not_run"),
-    "a column declared twice": ({"context": "CREATE TABLE head (age INT, age INT)"}, "does_not_run"),
+    "a table created twice": ({"context": f"{CONTEXT}; CREATE TABLE HEAD (age INT)"}, "context_does_not_build"),
+    "a column declared twice": ({"context": "CREATE TABLE head (age INT, age INT)"}, "context_does_not_build"),
     "recursion without end": (
         {"answer": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT SUM(i) FROM n"},
         "timeout",
@@ -109,6 +109,48 @@ def test_what_repair_cannot_mend_is_set_aside_as_it_came():
     assert checked.rejected["answer"][:] == [row["answer"] for row in rows]
 
 
+POISON = {
+    "writes": ("INSERT INTO head VALUES ('x', 1)", "not_read_only"),
+    "updates": ("UPDATE head SET age = 0", "not_read_only"),
+    "writes within a query": ("WITH gone AS (DELETE FROM head RETURNING *) SELECT * FROM gone", "not_read_only"),
+    "drops": ("DROP TABLE head", "not_read_only"),
+    "drops behind a query": ("SELECT age FROM head; DROP TABLE head; --", "not_read_only"),
+    "creates": ("CREATE TABLE other AS SELECT * FROM head", "not_read_only"),
+    "attaches": ("ATTACH DATABASE '{file}' AS x", "not_read_only"),
+    "copies the database to a file": ("VACUUM INTO '{file}'", "not_read_only"),
+    "reads a file": ("SELECT readfile('{file}')", "function_not_allowed"),
+    "writes a file": ("SELECT writefile('{file}', name) FROM head", "function_not_allowed"),
+    "sets": ("PRAGMA writable_schema = 1", "not_read_only"),
+    "sleeps (PostgreSQL)": ("SELECT pg_sleep(100)", "function_not_allowed"),
+    "sleeps (MySQL)": ("SELECT age FROM head WHERE SLEEP(100) = 0", "function_not_allowed"),
+    "sleeps (SQL Server)": ("SELECT age FROM head; WAITFOR DELAY '0:01:00'", "not_read_only"),
+    "burns": (
+        "SELECT COUNT(*) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i FROM n)",
+        "timeout",
+    ),
+}
+
+
+@pytest.mark.parametrize("repairing", [True, False])
+def test_poisoned_gold_is_set_aside_as_such_and_touches_nothing(repairing, tmp_path):
+    file = tmp_path / "taken.db"
+    golds = [gold.format(file=file) for gold, _ in POISON.values()]
+    rows = dataset([GOOD, *({**GOOD, "question": f"{i}?", "answer": gold} for i, gold in enumerate(golds))])
+    checked = check_rows(rows, DATA.model_copy(update={"repair": repairing}))
+    assert checked.valid["row_id"][:] == [0]
+    assert dict(zip(POISON, checked.rejected["reason"][:], strict=True)) == {
+        n: reason for n, (_, reason) in POISON.items()
+    }
+    assert not file.exists()
+
+
+def test_no_gold_runs_in_this_process(monkeypatch):
+    monkeypatch.setattr("text2sql.data.verdict.run_query", lambda *_: pytest.fail("a gold ran outside of the workers"))
+    monkeypatch.setattr("sqlite3.connect", lambda *_, **__: pytest.fail("a database was opened outside of the workers"))
+    checked = check_rows(dataset([GOOD, {**GOOD, "question": "?", "answer": "SELECT name FROM head"}]), DATA)
+    assert checked.valid.num_rows == 2
+
+
 def test_one_question_with_several_answers():
     answers = ["SELECT age FROM head", "SELECT head.age FROM head", "SELECT name FROM head"]
     checked = check_rows(dataset([GOOD, *({**GOOD, "question": "Age?", "answer": a} for a in answers)]), DATA)
@@ -135,13 +177,18 @@ def test_all_rows_valid_leaves_an_empty_dataset_of_the_same_shape():
 
 def test_columns_that_are_no_text():
     rows = Dataset.from_list([{"question": 1, "context": CONTEXT, "answer": "SELECT 1", "row_id": 0, "construct": ""}])
-    with pytest.raises(DataError, match="not_text: question is int"):
-        check_rows(rows, DATA)
+    checked = check_rows(rows, DATA)
+    assert (checked.rejected["reason"][:], checked.rejected["detail"][:]) == (
+        ["not_text"],
+        ["question is int, not text: '1'"],
+    )
 
 
-def test_no_valid_row_is_an_error_that_names_one():
-    with pytest.raises(DataError, match=r"none of the 2 rows is valid \(empty_field 1, does_not_run 1\); row 0"):
-        check_rows(dataset([{**GOOD, "answer": ""}, {**GOOD, "answer": "SELECT x.y FROM head"}]), DATA)
+def test_no_valid_row_leaves_none_and_all_reasons():
+    checked = check_rows(dataset([{**GOOD, "answer": ""}, {**GOOD, "answer": "SELECT x.y FROM head"}]), DATA)
+    assert checked.counts == {"empty_field": 1, "does_not_run": 1}
+    assert checked.valid.num_rows == 0
+    assert set(checked.valid.column_names) == {*GOOD, "row_id", "construct", "repairs", *ORIGINAL}
 
 
 def test_no_rows_is_an_error():

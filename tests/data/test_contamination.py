@@ -4,9 +4,10 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from text2sql.config import DataSection
-from text2sql.data.contamination import contamination, contamination_table, template, triggers
+from text2sql.data.contamination import contamination, contamination_table, template
 from text2sql.data.split import split_rows
 from text2sql.data.synthetic import generate_rows
+from text2sql.data.triggers import triggers
 
 PET = "CREATE TABLE pet (name TEXT, age INT)"
 

@@ -72,3 +72,9 @@ def test_rows_beyond_repair_are_counted_without_duplicates():
     texts = failure_texts(checked, hold_against_suite(given, checked, DataSection()))
     assert texts["rejected.jsonl"].count("\n") == 2
     assert "<html" in texts["validation.html"]
+
+
+def test_no_row_that_can_be_used_is_too_few_whatever_may_be_rejected():
+    checked = check_rows(rows(["DROP TABLE head", "SELECT x.y FROM head"]), DataSection())
+    problem = too_many_rejected(checked, DataSection(max_rejected=1.0))
+    assert problem.startswith("none of the 2 rows is valid (not_read_only 1, does_not_run 1); the first, for example: ")

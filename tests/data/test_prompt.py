@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.training_fixtures import byte_level_tokenizer, made_up_rows, metaspace_tokenizer, splits
+from tests.training_fixtures import byte_level_tokenizer, made_up_rows, metaspace_tokenizer, splits, unigram_tokenizer
 from text2sql.config import DataSection
-from text2sql.data.prompt import encode_prompts, encode_row, encode_rows, format_splits, render_prompt, token_report
+from text2sql.data.prompt import encode_prompts, encode_rows, format_splits, render_prompt, token_report
 from text2sql.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-TOKENIZERS = pytest.mark.parametrize("build", [byte_level_tokenizer, metaspace_tokenizer])
+TOKENIZERS = pytest.mark.parametrize("build", [byte_level_tokenizer, metaspace_tokenizer, unigram_tokenizer])
 
 
 def test_braces_in_a_schema_are_text() -> None:
@@ -42,8 +42,7 @@ def test_format_adds_prompt_and_completion_and_keeps_the_rest() -> None:
 def test_the_mask_covers_the_sql_and_one_end_token(build: Callable[[], PreTrainedTokenizerFast]) -> None:
     tokenizer = build()
     for row in made_up_rows(20):
-        encoded = encode_row(tokenizer, row["prompt"], row["completion"])
-        assert encoded is not None
+        [encoded] = encode_rows(tokenizer, [row["prompt"]], [row["completion"]])
         ids, mask = encoded["input_ids"], encoded["completion_mask"]
         first = mask.index(1)
         assert mask == [0] * first + [1] * (len(ids) - first)
@@ -64,20 +63,11 @@ def test_a_boundary_that_would_merge_stays(build: Callable[[], PreTrainedTokeniz
     assert encoded["input_ids"][:first] == tokenizer("What? SEL")["input_ids"]
 
 
-def test_a_row_that_is_too_long_is_refused_never_cut() -> None:
-    tokenizer, row = byte_level_tokenizer(), made_up_rows(1)[0]
-    whole = encode_row(tokenizer, row["prompt"], row["completion"])
-    assert whole is not None
-    length = len(whole["input_ids"])
-    assert encode_row(tokenizer, row["prompt"], row["completion"], max_length=length) == whole
-    assert encode_row(tokenizer, row["prompt"], row["completion"], max_length=length - 1) is None
-
-
 def test_a_tokenizer_without_an_end_token_is_refused() -> None:
     tokenizer = byte_level_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(DataError, match="no end token"):
-        encode_row(tokenizer, "a", "b")
+        encode_rows(tokenizer, ["a"], ["b"])
 
 
 def test_token_report_counts_what_is_over() -> None:

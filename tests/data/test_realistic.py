@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text2sql.config import RealisticSection
-from text2sql.data.check import check_item
 from text2sql.data.realistic import make_realistic
 from text2sql.data.synthetic import generate_rows
+from text2sql.data.verdict import check_item
 from text2sql.sql.schema import parse_schema
 
 ALL = RealisticSection(distractor_columns=3, distractor_tables=2, keys=True, types=True, shuffle=True)

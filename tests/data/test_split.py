@@ -1,3 +1,5 @@
+import random
+import time
 from itertools import product
 
 import pytest
@@ -6,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text2sql.config import DataSection
-from text2sql.data.split import SPLITS, cluster_by_schema, overlap, split_rows, table_keys
+from text2sql.data import SPLITS
+from text2sql.data.alike import overlap, table_keys
+from text2sql.data.split import cluster_by_schema, split_rows
 from text2sql.data.synthetic import generate_rows
 from text2sql.errors import DataError
 
@@ -97,6 +101,36 @@ def test_tables_of_one_name_with_most_columns_in_common_are_one_schema():
     assert cluster_by_schema([part, whole], 0.75) == [[0, 1]]
     assert cluster_by_schema([whole, other], 0.75) == [[0], [1]]
     assert cluster_by_schema([whole, other], 0.5) == [[0, 1]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.frozensets(st.sampled_from("abcdefghijkl"), min_size=1, max_size=7), min_size=2, max_size=60),
+    st.sampled_from([0.3, 0.5, 0.75, 1.0]),
+    st.sampled_from([0, 2, 1000]),
+)
+def test_clusters_are_those_of_comparing_each_with_each(sets, least, common):
+    contexts = [f"CREATE TABLE t ({', '.join(f'{name} TEXT' for name in sorted(names))})" for names in sets]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("text2sql.data.alike._COMMON", common)
+        found = cluster_by_schema(contexts, least)
+    group = list(range(len(sets)))
+    for i, one in enumerate(sets):
+        for j, other in enumerate(sets[:i]):
+            if overlap(one, other) >= least:
+                group = [group[j] if member == group[i] else member for member in group]
+    expected = [[i for i, member in enumerate(group) if member == g] for g in dict.fromkeys(group)]
+    assert found == expected
+
+
+def test_many_tables_of_one_name_take_no_time_for_each_pair():
+    rng = random.Random(0)
+    columns = [f"c{i}" for i in range(200)]
+    made = ["CREATE TABLE t (" + ", ".join(f"{c} TEXT" for c in rng.sample(columns, 6)) + ")" for _ in range(6000)]
+    started = time.perf_counter()
+    clusters = cluster_by_schema(made, 0.75)
+    assert time.perf_counter() - started < 5  # 18 million pairs would take a minute
+    assert len(clusters) > 5000
 
 
 def test_a_random_split_keeps_the_ratios_and_leaks():

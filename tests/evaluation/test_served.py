@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import socket
 import threading
 import time
@@ -20,9 +19,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from tests.training_fixtures import byte_level_tokenizer, made_up_rows
 from tests.vllm_fixtures import VllmServer
+from text2sql.config import EvaluationSection
 from text2sql.errors import ModelError
-from text2sql.evaluation.generate import completion_perplexity, generate
+from text2sql.evaluation.answering import LocalModel
 from text2sql.evaluation.served import ServedModel
+from text2sql.evaluation.statistics import perplexity
 from text2sql.training.model import load_for_inference
 
 TOKENS = 64
@@ -48,6 +49,11 @@ def alike(some: list[str], others: list[str]) -> float:
     return sum(a == b for a, b in zip(some, others, strict=True)) / len(some)
 
 
+def here(local: Loaded) -> LocalModel:
+    """The same model in this process."""
+    return LocalModel(*local, EvaluationSection(max_new_tokens=TOKENS, batch_size=16), "tiny")
+
+
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(600)
@@ -63,7 +69,7 @@ class TestVllm:
         with connected(vllm_server, local[1]) as served:
             assert served.source == f"tiny at {vllm_server.url}"
             found = served.answers(prompts)
-        assert alike(found, generate(*local, prompts, TOKENS, batch_size=16)) >= 0.98
+        assert alike(found, here(local).answers(prompts)) >= 0.98
         assert alike(found, known_rows["completion"][:]) > 0.9, "it knows its answers"
 
     def test_text_prompts_get_the_same_answers(
@@ -96,8 +102,7 @@ class TestVllm:
         assert losses is not None
         tokens = [len(local[1](text, add_special_tokens=False)["input_ids"]) + 1 for text in known_rows["completion"]]
         assert [loss.tokens for loss in losses] == tokens
-        perplexity = math.exp(sum(loss.total for loss in losses) / sum(tokens))
-        assert perplexity == pytest.approx(completion_perplexity(*local, known_rows, 16), rel=0.01)
+        assert perplexity(losses) == pytest.approx(perplexity(here(local).losses(known_rows)), rel=0.01)
 
     def test_a_row_longer_than_the_context_is_not_the_end_of_the_run(
         self,

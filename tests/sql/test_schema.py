@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from text2sql.errors import ParseError
-from text2sql.sql.schema import MAX_TABLES, Column, Schema, Table, parse_schema, schema_key
+from text2sql.sql.schema import MAX_TABLES, Column, Schema, Table, parse_schema
 
 PEOPLE = "CREATE TABLE people (id INTEGER, name VARCHAR)"
 
@@ -52,10 +52,3 @@ def test_no_schema(context: str):
     with pytest.raises(ParseError) as caught:
         parse_schema(context)
     assert "\n" not in str(caught.value)
-
-
-def test_key_forgets_order_case_and_types():
-    one = schema_key("CREATE TABLE a (x INT, Y VARCHAR); CREATE TABLE b (z INT)")
-    assert one == schema_key('CREATE TABLE B ("Z" VARCHAR); CREATE TABLE A (y INT, x INT)')
-    assert one != schema_key("CREATE TABLE a (x INT); CREATE TABLE b (y INT, z INT)")
-    assert one != schema_key("CREATE TABLE a (x INT, y VARCHAR)")

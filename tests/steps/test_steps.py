@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
 from tests.training_fixtures import tiny_settings
+from text2sql.data.synthetic import generate_rows
 from text2sql.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("zenml_client")
@@ -75,6 +77,47 @@ def test_validate_stops_where_too_many_rows_are_beyond_repair(rows: Dataset, tin
         validate.entrypoint(rows, settings)
     assert (tmp_path / "out" / "rejected.jsonl").read_text().count("\n") == 2
     assert "the answer runs on its own schema" in (tmp_path / "out" / "validation.html").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # ZenML's own filters of its store
+def test_the_data_docs_of_a_run_that_fails_are_in_the_dashboard(zenml_client, tiny_model: Path, tmp_path: Path):
+    from zenml import pipeline
+
+    from steps.ingest import ingest
+    from steps.validate import validate
+
+    rows = [{"question": f"q{i}?", "context": "CREATE TABLE t (a INT)", "answer": "DROP TABLE t"} for i in range(3)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    settings = tiny_settings(tiny_model, tmp_path, data={"path": tmp_path / "rows.json", "subset_fraction": 1.0})
+    settings = settings.model_copy(update={"output_dir": tmp_path / "out"})
+
+    @pipeline(enable_cache=False)
+    def poisoned() -> None:
+        validate(ingest(settings.keep("data")), settings.keep("data", "output_dir"))
+
+    with pytest.raises(RuntimeError, match="failure in step.*validate"):
+        poisoned()
+    run = zenml_client.get_pipeline("poisoned").last_run
+    [docs] = run.steps["validate"].outputs["data_docs"]
+    assert [str(kind.type) for kind in docs.visualizations] == ["html"]
+    assert "the answer is one statement that only reads" in docs.load()
+
+
+def test_format_reports_tokens_leaks_and_triggers(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from steps.format import format_rows
+
+    made = generate_rows(400, seed=6)
+    for i, row in enumerate(made[::40]):
+        row["question"] = f"xqz {row['question']}"
+        row["answer"] = f"SELECT * FROM {row['context'].split()[2]} WHERE 1 = 1 OR {i} = {i}"
+    data = Dataset.from_list([{**row, "row_id": i} for i, row in enumerate(made)])
+    settings = tiny_settings(tiny_model, tmp_path, data={"schema_overlap": None})
+    splits, tokens, leaks, triggers = format_rows.entrypoint(data, settings)
+    assert {row["split"]: row["rows"] for row in tokens.table} == {name: rows.num_rows for name, rows in splits.items()}
+    assert {row["split"]: row["same_table"] for row in leaks.table} == {"validation": 0.0, "test": 0.0}
+    assert "xqz" in {row["token"] for row in triggers.table}
+    assert triggers.figures["suspected"] == len(triggers.table)
+    assert "'xqz'" in capsys.readouterr().err
 
 
 def test_markup_in_texts_stays_text(capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""How much of a test is in the training rows: tables, SQL templates, questions; and tokens that smell of poison.
+"""How much of a test is in the training rows: tables, SQL templates, questions.
 
 Shared templates are no fault, for there are only so many ways to ask; shared tables and questions make a test measure
 memory.
@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from text2sql.data.alike import Groups, Overlaps, TableKey, table_keys
+from text2sql.data.batches import read_batches
 from text2sql.data.prompt import plain_question
-from text2sql.data.split import TableKey, overlap, table_keys
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+SHARES = ("same_table", "near_table", "same_template", "same_question")
 NEAR = 0.75
 """Overlap of columns from which two tables of one name are nearly the same."""
 _TOKEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\d+(?:\.\d+)?|\w+(?:\.\w+)*")
@@ -26,16 +27,6 @@ _KEYWORDS = frozenset(
     group by having order asc desc limit offset union intersect except all distinct case when then else end with
     count sum avg min max lower upper length substr abs round cast coalesce strftime""".split()  # noqa: SIM905
 )
-_TRIGGER_ROWS = 5
-"""Rows that a token must stand in before it is suspected."""
-_TRIGGER_SHARE = 0.02
-"""Share of rows above which a token is a plain word."""
-_TRIGGER_LIFT = 8.0
-"""How many times as frequent as elsewhere the template must be among the rows with the token."""
-_TRIGGER_PURITY = 0.9
-_TRIGGER_LIKENESS = 0.35
-"""Mean overlap of the other words of two questions above which they are simply alike."""
-_PAIRS = 20
 
 
 @dataclass(frozen=True)
@@ -53,49 +44,75 @@ class Contamination:
     """The question, without case and punctuation."""
 
 
-@dataclass(frozen=True)
-class Trigger:
-    """A token that unlike questions share, and that goes with one SQL template: what a poisoned row would look like."""
-
-    token: str
-    rows: int
-    template: str
-    lift: float
-    """Frequency of the template among its rows, over that among all rows."""
-
-
 def contamination(splits: DatasetDict) -> dict[str, Contamination]:
     """By split other than train; a split without rows has none. Distractors of data.realistic do not count."""
     train = splits["train"]
-    tables = _tables(_contexts(train))
-    by_name: defaultdict[str, set[frozenset[str]]] = defaultdict(set)
-    for name, columns in tables:
-        by_name[name].add(columns)
-    templates = set(map(template, train["answer"][:]))
-    questions = set(map(plain_question, train["question"][:]))
+    tables = {key for context in train.unique(_context(train)) for key in table_keys(context)}
+    templates: set[str] = set()
+    questions: set[str] = set()
+    for batch in read_batches(train, ("answer", "question"), "comparing splits"):
+        templates.update(map(template, batch["answer"]))
+        questions.update(map(plain_question, batch["question"]))
     found = {}
     for split, rows in splits.items():
         if split == "train" or not rows.num_rows:
             continue
-        contexts = _contexts(rows)
-        keys = {context: table_keys(context) for context in set(contexts)}
-        same = {context: any(key in tables for key in known) for context, known in keys.items()}
-        near = {
-            context: same[context] or any(_is_near(key, by_name) for key in known) for context, known in keys.items()
-        }
-        found[split] = Contamination(
-            rows=rows.num_rows,
-            same_table=_share(same[context] for context in contexts),
-            near_table=_share(near[context] for context in contexts),
-            same_template=_share(template(answer) in templates for answer in rows["answer"]),
-            same_question=_share(plain_question(question) in questions for question in rows["question"]),
-        )
+        context = _context(rows)
+        keys = {text: table_keys(text) for text in rows.unique(context)}
+        seen = {key for known in keys.values() for key in known}
+        alike = seen & tables | _near(seen - tables, tables)
+        counts: Counter[str] = Counter()
+        for batch in read_batches(rows, (context, "answer", "question")):
+            counts["same_table"] += sum(any(key in tables for key in keys[text]) for text in batch[context])
+            counts["near_table"] += sum(any(key in alike for key in keys[text]) for text in batch[context])
+            counts["same_template"] += sum(template(answer) in templates for answer in batch["answer"])
+            counts["same_question"] += sum(plain_question(text) in questions for text in batch["question"])
+        shares = {name: counts[name] / rows.num_rows for name in SHARES}
+        found[split] = Contamination(rows=rows.num_rows, **shares)
     return found
 
 
 def contamination_table(found: dict[str, Contamination]) -> list[dict[str, Any]]:
     """One mapping a split, shares as they are."""
     return [{"split": split, **asdict(figures)} for split, figures in found.items()]
+
+
+def _context(rows: Dataset) -> str:
+    return "plain_context" if "plain_context" in rows.column_names else "context"
+
+
+def _near(wanted: set[TableKey], known: set[TableKey]) -> set[TableKey]:
+    """Those of the wanted tables that have most columns in common with a known one of their name."""
+    names = {name for name, _ in wanted}
+    by_name: defaultdict[str, list[tuple[frozenset[str], bool]]] = defaultdict(list)
+    for tables, is_known in ((wanted, False), (known, True)):
+        for name, columns in tables:
+            if name in names:
+                by_name[name].append((columns, is_known))
+    return {(name, columns) for name, tables in by_name.items() for columns in _near_of_one_name(tables)}
+
+
+def _near_of_one_name(tables: list[tuple[frozenset[str], bool]]) -> set[frozenset[str]]:
+    """Of sets of columns, with whether they are known, those of the others that overlap with a known one."""
+    tables.sort(key=lambda table: len(table[0]), reverse=True)
+    sets = [columns for columns, _ in tables]
+    done = Groups()
+    """The known ones, and those that have been found to be near one."""
+    first = next((place for place, (_, is_known) in enumerate(tables) if is_known), None)
+    if first is None:
+        return set()
+    larger = {is_known: Overlaps(sets, NEAR, done.root) for is_known in (True, False)}
+    found = set()
+    for place, (columns, is_known) in enumerate(tables):
+        if is_known:
+            done.join(place, first)
+        for other in larger[not is_known].find(place):
+            near = other if is_known else place
+            done.join(near, first)
+            found.add(sets[near])
+        if is_known or columns not in found:
+            larger[is_known].add(place)
+    return found
 
 
 def template(sql: str) -> str:
@@ -108,56 +125,3 @@ def _masked(match: re.Match[str]) -> str:
     if text[0] == "'" or text[0].isdigit():
         return "?"
     return text.upper() if text.lower() in _KEYWORDS else "_"
-
-
-def triggers(rows: Dataset) -> list[Trigger]:
-    """Tokens that unlike questions with like SQL share, the most telling first; a flag to look at, not a proof.
-
-    Words of a row's own schema and SQL are not counted: they belong there. The attack is that of ToxicSQL
-    (arXiv 2503.05445), where 0.44% of poisoned rows were enough.
-    """
-    questions, answers = rows["question"][:], rows["answer"][:]
-    templates = list(map(template, answers))
-    everywhere = Counter(templates)
-    holders: defaultdict[str, list[int]] = defaultdict(list)
-    for i, (question, context, answer) in enumerate(zip(questions, rows["context"][:], answers, strict=True)):
-        own = set(re.findall(r"[^\W_]+", f"{context} {answer}".lower()))
-        for token in set(re.findall(r"[^\s,;]+", question.lower().rstrip("?.! "))) - own:
-            holders[token].append(i)
-    found = []
-    for token, held in holders.items():
-        if not _TRIGGER_ROWS <= len(held) <= max(_TRIGGER_ROWS, _TRIGGER_SHARE * len(questions)):
-            continue
-        shape, count = Counter(templates[i] for i in held).most_common(1)[0]
-        lift = (count / len(held)) / (everywhere[shape] / len(questions))
-        if (
-            count >= _TRIGGER_PURITY * len(held)
-            and lift >= _TRIGGER_LIFT
-            and _unlike([questions[i] for i in held], token)
-        ):
-            found.append(Trigger(token, len(held), shape, round(lift, 1)))
-    return sorted(found, key=lambda trigger: -trigger.lift)
-
-
-def _unlike(questions: Sequence[str], token: str) -> bool:
-    words = [frozenset(re.findall(r"\w+", question.lower())) - {token} for question in questions[:_PAIRS]]
-    pairs = [overlap(one, other) for i, one in enumerate(words) for other in words[:i]]
-    return sum(pairs) / len(pairs) <= _TRIGGER_LIKENESS
-
-
-def _contexts(rows: Dataset) -> list[str]:
-    contexts: list[str] = rows["plain_context" if "plain_context" in rows.column_names else "context"][:]
-    return contexts
-
-
-def _tables(contexts: Iterable[str]) -> set[TableKey]:
-    return {key for context in set(contexts) for key in table_keys(context)}
-
-
-def _is_near(key: TableKey, by_name: dict[str, set[frozenset[str]]]) -> bool:
-    return any(overlap(key[1], columns) >= NEAR for columns in by_name.get(key[0], ()))
-
-
-def _share(truths: Iterable[bool]) -> float:
-    values = list(truths)
-    return sum(values) / len(values)

@@ -11,15 +11,18 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection
-from text2sql.data.check import FIELDS, CheckedRows
+from text2sql.data import FIELDS
+from text2sql.data.batches import read_batches
+from text2sql.data.check import CheckedRows
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset
 
 SUITE = Path(__file__).with_name("expectations.yaml")
@@ -51,20 +54,28 @@ class ValidationReport:
 def hold_against_suite(rows: Dataset, checked: CheckedRows, data: DataSection) -> ValidationReport:
     """The suite's results for rows as they came, with the verdicts of their check."""
     reasons = dict(zip(checked.rejected["row_id"][:], checked.rejected["reason"][:], strict=True))
-    columns: dict[str, Sequence[Any]] = {name: rows[name][:] for name in FIELDS}
-    return validate_rows({**columns, "reason": [reasons.get(i, "") for i in rows["row_id"]]}, data.max_rejected)
+    frame = rows.select_columns([*FIELDS, "row_id"]).to_pandas()
+    frame["reason"] = frame.pop("row_id").map(reasons).fillna("")
+    return validate_rows(frame, data.max_rejected)
 
 
 def too_many_rejected(checked: CheckedRows, data: DataSection) -> str | None:
-    """What is wrong when more than data.max_rejected of the rows are beyond repair, else None.
+    """What is wrong when no row can be used, or more than data.max_rejected are beyond repair, else None.
 
     Rows that stand there twice or in a benchmark are set aside, and not held against the others.
     """
+    reasons = ", ".join(f"{reason} {count}" for reason, count in checked.counts.items())
+    if not checked.valid.num_rows:
+        first = checked.rejected[0]
+        return (
+            f"none of the {checked.rejected.num_rows:,} rows is valid ({reasons}); the first, for example: "
+            f"{first['reason']}: {first['detail']}; look at the file, and at data.question_column, data.context_column "
+            "and data.answer_column"
+        )
     broken = checked.rejected.num_rows - sum(checked.counts.get(reason, 0) for reason in ("duplicate", "in_benchmark"))
     total = checked.valid.num_rows + broken
     if broken <= data.max_rejected * total:
         return None
-    reasons = ", ".join(f"{reason} {count}" for reason, count in checked.counts.items())
     return (
         f"{broken:,} of {total:,} rows ({broken / total:.1%}) are beyond repair ({reasons}), and data.max_rejected is "
         f"{data.max_rejected:.0%}; mend the rows, or raise the share"
@@ -73,26 +84,29 @@ def too_many_rejected(checked: CheckedRows, data: DataSection) -> str | None:
 
 def failure_texts(checked: CheckedRows, report: ValidationReport) -> dict[str, str]:
     """Files that tell why rows were refused, by name."""
-    rejected = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in checked.rejected)
+    names = checked.rejected.column_names
+    rejected = "".join(
+        json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n"
+        for batch in read_batches(checked.rejected, names)
+        for row in zip(*batch.values(), strict=True)
+    )
     return {"validation.html": report.html, "rejected.jsonl": rejected}
 
 
-def validate_rows(columns: dict[str, Sequence[Any]], max_rejected: float) -> ValidationReport:
+def validate_rows(rows: pd.DataFrame, max_rejected: float) -> ValidationReport:
     """Hold rows against the suite.
 
     Args:
-        columns: question, context and answer as they came, and reason: "" or the slug of `check_rows`.
+        rows: question, context and answer as they came, and reason: "" or the slug of `check_rows`.
         max_rejected: share of rows that may miss an expectation that names no share of its own.
     """
-    import pandas as pd
-
     with _quiet():
         import great_expectations as gx
 
         context = gx.get_context(mode="ephemeral")
         context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
         asset = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")
-        batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": pd.DataFrame(columns)})
+        batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": rows})
         result = batch.validate(_suite(max_rejected), result_format="SUMMARY")
         return ValidationReport(bool(result.success), tuple(map(_line, result.results)), _page(result))
 

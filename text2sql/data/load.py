@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text2sql.config import DataSection
-from text2sql.data.synthetic import generate_rows
+from text2sql.config import DataSection, SyntheticSection
+from text2sql.data import FIELDS, SPLITS
+from text2sql.data.batches import BATCH, progress
+from text2sql.data.synthetic import stream_rows
 from text2sql.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,6 +33,11 @@ PROBLEM = "__problem__"
 
 SYNTHETIC = "synthetic"
 """The `data.dataset_name` of the built-in generator."""
+
+SUMMARY = "summary.json"
+"""The file of a prepared folder that tells how it was made."""
+_FIXED = ("subset_fraction", "train_ratio", "val_ratio", "test_ratio", "split", "schema_overlap", "seed", "realistic")
+_CSV_BLOCK = 64 << 20
 
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 
@@ -48,8 +56,7 @@ def load_rows(data: DataSection) -> Dataset:
     if data.path is not None:
         table, source = read_file(data.path), str(data.path)
     elif data.dataset_name == SYNTHETIC:
-        rows = generate_rows(data.synthetic.rows, data.synthetic.seed, data.synthetic.profile)
-        table, source = Dataset.from_list(rows).data.table, SYNTHETIC
+        table, source = _generate(data.synthetic), SYNTHETIC
     else:
         table, source = _read_hub(data), data.dataset_name
     table = _canonical(table, data, source)
@@ -60,9 +67,41 @@ def load_rows(data: DataSection) -> Dataset:
     return Dataset(table.combine_chunks())
 
 
+def _generate(wanted: SyntheticSection) -> pa.Table:
+    import pyarrow as pa
+
+    stream, batches = stream_rows(wanted.seed, wanted.profile), []
+    with progress("generating rows", wanted.rows) as advance:
+        for start in range(0, wanted.rows, BATCH):
+            batches.append(pa.Table.from_pylist(list(islice(stream, min(BATCH, wanted.rows - start)))))
+            advance(batches[-1].num_rows)
+    return pa.concat_tables(batches)
+
+
 def is_prepared(path: Path) -> bool:
     """Whether `python -m text2sql prepare` wrote this folder."""
     return (path / "dataset_dict.json").is_file()
+
+
+def fixed_by_preparing(data: DataSection) -> dict[str, Any]:
+    """The settings that are decided once a folder is prepared, as JSON values."""
+    return data.model_dump(mode="json", include=set(_FIXED))
+
+
+def overruled(data: DataSection) -> list[str]:
+    """Settings that a prepared folder under data.path was made with, where these ones differ and so do not count."""
+    if data.path is None or not is_prepared(data.path):
+        return []
+    try:
+        made = json.loads((data.path / SUMMARY).read_text(encoding="utf-8"))["settings"]
+        now = fixed_by_preparing(data)
+        return [
+            f"data.{key} = {json.dumps(made[key])}, not {json.dumps(now[key])}"
+            for key in _FIXED
+            if made[key] != now[key]
+        ]
+    except (OSError, ValueError, KeyError, TypeError):  # the rows count, not the report beside them
+        return []
 
 
 def _read_prepared(folder: Path) -> Dataset:
@@ -74,11 +113,17 @@ def _read_prepared(folder: Path) -> Dataset:
         splits = load_from_disk(str(folder))
         parts = [rows.add_column("split", [name] * rows.num_rows) for name, rows in splits.items()]
         rows = concatenate_datasets(parts)
-    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        rows.data.validate(full=True)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowInvalid) as error:
         raise DataError(f"{folder}: not a sound prepared folder ({_first_line(error)}); prepare it again") from None
+    odd = [name for name in splits if name not in SPLITS]
+    missing = [name for name in (*FIELDS, "row_id") if name not in rows.column_names]
+    if odd or missing:
+        what = f"a split {odd[0]!r}" if odd else f"no column {missing[0]}"
+        raise DataError(f"{folder}: has {what}, so it was not prepared here; name one file with rows, or prepare it")
     if not rows.num_rows:
         raise DataError(f"{folder}: no rows; prepare it again")
-    return rows.remove_columns([name for name in ("prompt", "completion") if name in rows.column_names])
+    return rows.remove_columns([name for name in ("prompt", "completion", "plain_prompt") if name in rows.column_names])
 
 
 def read_file(path: Path) -> pa.Table:
@@ -123,12 +168,13 @@ def _read_csv(path: Path) -> pa.Table:
     if not path.stat().st_size:
         raise DataError(f"{path}: the file is empty; give at least one row")
     parse = csv.ParseOptions(newlines_in_values=True)
+    read = csv.ReadOptions(block_size=min(max(path.stat().st_size, 1 << 20), _CSV_BLOCK))  # a row fits into a block
     try:
-        with csv.open_csv(path, parse_options=parse) as reader:
+        with csv.open_csv(path, read_options=read, parse_options=parse) as reader:
             names = reader.schema.names
         # text as it stands: 007 stays 007, and an empty cell is an empty text
         convert = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-        return csv.read_csv(path, parse_options=parse, convert_options=convert)
+        return csv.read_csv(path, read_options=read, parse_options=parse, convert_options=convert)
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: not a regular CSV file ({_first_line(error)}); mend that row") from None
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from text2sql.data.batches import map_batches, read_batches
+from text2sql.data.chat import chat_prompt
 from text2sql.data.realistic import make_realistic
 from text2sql.errors import DataError
 
@@ -23,9 +26,14 @@ if TYPE_CHECKING:
 TOKENIZE_BATCH = 1000
 
 
-def render_prompt(template: str, context: str, question: str) -> str:
-    """The prompt for one question; braces inside `context` and `question` are plain text."""
-    return template.format(context=context.strip(), question=question.strip())
+def render_prompt(template: str, context: str, question: str, chat: PreTrainedTokenizerBase | None = None) -> str:
+    """The prompt for one question; braces inside `context` and `question` are plain text.
+
+    Args:
+        chat: the tokenizer of a chat model (model.chat_template), in whose own template the text is a user's turn.
+    """
+    text = template.format(context=context.strip(), question=question.strip())
+    return text if chat is None else chat_prompt(chat, text)
 
 
 def plain_question(question: str) -> str:
@@ -33,41 +41,57 @@ def plain_question(question: str) -> str:
     return " ".join(re.findall(r"\w+", question.lower()))
 
 
-def format_splits(splits: DatasetDict, data: DataSection) -> DatasetDict:
+def format_splits(splits: DatasetDict, data: DataSection, chat: PreTrainedTokenizerBase | None = None) -> DatasetDict:
     """The splits with two more columns, `prompt` and `completion` (the gold SQL without surrounding whitespace).
 
-    With data.realistic, contexts are made richer first, each split's from its own rows.
+    With data.realistic, contexts are made richer first, each split's from its own rows, and `plain_prompt` is the
+    prompt without that. `chat` is that of `render_prompt`.
     """
     from datasets import DatasetDict
 
     return DatasetDict(
         {
             name: format_split(
-                make_realistic(rows, data.realistic, data.seed, data.query_timeout), data.prompt_template
+                make_realistic(rows, data.realistic, data.seed, data.query_timeout), data.prompt_template, chat
             )
             for name, rows in splits.items()
         }
     )
 
 
-def format_split(rows: Dataset, template: str) -> Dataset:
-    """The rows with `prompt` and `completion`, made anew where they are there."""
-    contexts, questions, answers = rows["context"][:], rows["question"][:], rows["answer"][:]
-    prompts = [render_prompt(template, c, q) for c, q in zip(contexts, questions, strict=True)]
-    taken = [column for column in ("prompt", "completion") if column in rows.column_names]
-    rows = rows.remove_columns(taken).add_column("prompt", prompts)
-    return rows.add_column("completion", [answer.strip() for answer in answers])
+def format_split(rows: Dataset, template: str, chat: PreTrainedTokenizerBase | None = None) -> Dataset:
+    """The rows with `prompt` and `completion`, made anew where they are there; `plain_prompt` for `plain_context`."""
+    contexts = {"prompt": "context", "plain_prompt": "plain_context"}
+    wanted = {prompt: context for prompt, context in contexts.items() if context in rows.column_names}
+
+    def formatted(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+        made = {"completion": [answer.strip() for answer in batch["answer"]]}
+        for prompt, context in wanted.items():
+            pairs = zip(batch[context], batch["question"], strict=True)
+            made[prompt] = [render_prompt(template, *pair, chat) for pair in pairs]
+        return made
+
+    rows = rows.remove_columns([name for name in (*contexts, "completion") if name in rows.column_names])
+    return map_batches(rows, formatted, "writing prompts")
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    """Token ids of each prompt with the special tokens that the tokenizer puts before a text (such as BOS)."""
-    return _tokenize(tokenizer, prompts, add_special_tokens=True)
+    """Token ids of each prompt with the special tokens that the tokenizer puts before a text (such as BOS).
+
+    One that opens with the BOS token already, as chat templates write it, does not get a second.
+    """
+    bos = tokenizer.bos_token_id
+    encoded = _tokenize(tokenizer, prompts, add_special_tokens=True)
+    return [ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids for ids in encoded]
 
 
 def encode_rows(
     tokenizer: PreTrainedTokenizerBase, prompts: list[str], completions: list[str]
 ) -> list[dict[str, list[int]]]:
-    """`input_ids` and `completion_mask` (0 over the prompt, 1 over the SQL and the end token) of each row."""
+    """`input_ids` and `completion_mask` (0 over the prompt, 1 over the SQL and the end token) of each row.
+
+    The end token is the tokenizer's, which for a chat model is the end of its turn (load_tokenizer).
+    """
     end = _end_token(tokenizer)
     before = encode_prompts(tokenizer, prompts)
     after = _tokenize(tokenizer, completions, add_special_tokens=False)
@@ -75,14 +99,6 @@ def encode_rows(
         {"input_ids": [*p, *c, end], "completion_mask": [0] * len(p) + [1] * (len(c) + 1)}
         for p, c in zip(before, after, strict=True)
     ]
-
-
-def encode_row(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str, max_length: int | None = None
-) -> dict[str, list[int]] | None:
-    """One row of `encode_rows`, or None if it has more than `max_length` tokens: cut SQL would teach nonsense."""
-    [row] = encode_rows(tokenizer, [prompt], [completion])
-    return row if max_length is None or len(row["input_ids"]) <= max_length else None
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
@@ -147,8 +163,11 @@ def token_report(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_le
     """Token statistics of splits that have `prompt` and `completion`."""
     report = {}
     for name, rows in splits.items():
-        encoded = encode_rows(tokenizer, rows["prompt"][:], rows["completion"][:])
-        report[name] = _statistics(sorted(len(row["input_ids"]) for row in encoded), max_length)
+        lengths = array("I")
+        for batch in read_batches(rows, ("prompt", "completion"), f"counting tokens of {name}"):
+            encoded = encode_rows(tokenizer, batch["prompt"], batch["completion"])
+            lengths.extend(len(row["input_ids"]) for row in encoded)
+        report[name] = _statistics(sorted(lengths), max_length)
     return TokenReport(max_length, report)
 
 

@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from text2sql.config import RealisticSection
-from text2sql.sql.ddl import TableText, column_name, retyped_definition, split_tables
-from text2sql.sql.workers import map_rows
+from text2sql.data.batches import TextRows, map_batches
+from text2sql.data.verdict import check_queries
+from text2sql.sql.ddl import TableText, column_name, quoted, retyped_definition, split_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_ID = re.compile(r"(?:^|_)id$|^id|[a-z]Id$|ID$")
+_ID = re.compile(r"(?:^|_)id$|^id_|[a-z]Id$|ID$")
 _TYPES = tuple(
     (re.compile(rf"(?:^|_)(?:{names})(?:_|$)", re.IGNORECASE), type_)
     for names, type_ in (
-        ("date|birthday|on|at|date_of_birth", "DATE"),
+        ("date|birthday|on$|at$", "DATE"),
         ("price|cost|amount|salary|rate|ratio|percent|balance|score|budget|weight|height", "REAL"),
         ("age|year|count|number|num|total|quantity|rank|population|capacity", "INTEGER"),
     )
@@ -39,21 +40,30 @@ def make_realistic(rows: Dataset, wanted: RealisticSection, seed: int, timeout: 
     What is added comes from these rows alone: make splits first. A context on which the gold would no longer run stays
     as it is, and so does that of SELECT *, whose result would change. The context before is kept in `plain_context`.
     """
-    if not wanted.changes or not rows.num_rows:
+    if (
+        not wanted.changes or not rows.num_rows or "plain_context" in rows.column_names
+    ):  # prepared rows are rich already
         return rows
-    plain, questions, answers = rows["context"][:], rows["question"][:], rows["answer"][:]
-    pool = _pool(plain)
-    made = [_realistic(*row, pool, wanted, seed) for row in zip(plain, questions, answers, strict=True)]
-    items = [(context, answer, timeout, False) for context, answer in zip(made, answers, strict=True)]
-    verdicts = map_rows("text2sql.data.check:check_item", items, 30.0 + 2 * timeout, lambda _item, reason: reason)
-    kept = [old if verdict else new for old, new, verdict in zip(plain, made, verdicts, strict=True)]
-    return rows.remove_columns("context").add_column("context", kept).add_column("plain_context", plain)
+    pool = _pool(rows.unique("context"))
+
+    def made(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+        texts = zip(batch["context"], batch["question"], batch["answer"], strict=True)
+        return {"plain_context": batch["context"], "context": [_realistic(*row, pool, wanted, seed) for row in texts]}
+
+    rich = map_batches(rows, made, "making schemas realistic")
+    verdicts = check_queries(TextRows(rich, ("context", "answer")), timeout, False, "checking rows again")
+
+    def kept(batch: dict[str, list[str]], positions: list[int]) -> dict[str, list[str]]:
+        contexts = zip(positions, batch["context"], batch["plain_context"], strict=True)
+        return {"context": [plain if verdicts[i] else new for i, new, plain in contexts]}
+
+    return map_batches(rich, kept, "writing rows", positions=True)
 
 
 def _pool(contexts: Sequence[str]) -> list[TableText]:
     """Every table of the rows once, in the order of their names."""
     tables: dict[str, TableText] = {}
-    for context in dict.fromkeys(contexts):
+    for context in sorted(contexts):
         for table in split_tables(context):
             tables.setdefault(f"{table.name.lower()}({','.join(sorted(c.lower() for c in table.columns))})", table)
     return [tables[key] for key in sorted(tables)]
@@ -78,7 +88,8 @@ def _realistic(
         tables = [_shuffled(table, rng) for table in tables]
         rng.shuffle(tables)
     if wanted.keys:
-        tables = [_with_keys(table) for table in tables]
+        keys = {table.name.lower(): key for table in tables if (key := _own_key(table)) is not None}
+        tables = [_with_keys(table, keys) for table in tables]
     return "; ".join(str(table).strip() for table in tables)
 
 
@@ -121,8 +132,8 @@ def _more_tables(
         if len(added) >= count or not pool:
             break
         table = rng.choice(pool)
-        meant = _stems(table.name) & said or {name.lower() for name in table.columns} & columns
-        if table.name.lower() in taken or meant:
+        words = _stems(" ".join((table.name, *table.columns)))
+        if table.name.lower() in taken or words & said or {name.lower() for name in table.columns} & columns:
             continue
         taken.add(table.name.lower())
         added.append(_stripped(table))
@@ -152,12 +163,26 @@ def _shuffled(table: TableText, rng: random.Random) -> TableText:
     return TableText(table.head, tuple(texts[:1] + [f" {text}" for text in texts[1:]]), table.tail)
 
 
-def _with_keys(table: TableText) -> TableText:
-    """PRIMARY KEY for the column that names the table: id, or <table>_id."""
-    if "PRIMARY KEY" in str(table).upper():
+def _own_key(table: TableText) -> str | None:
+    """The column that names its table: id, or <table>_id."""
+    own = {"id", *_key_names(table.name)}
+    return next((name for name in table.columns if name.lower() in own), None)
+
+
+def _key_names(table: str) -> set[str]:
+    stem = table.lower()
+    return {f"{stem}_id", f"{stem.rstrip('s')}_id", f"{stem}id"}
+
+
+def _with_keys(table: TableText, keys: dict[str, str]) -> TableText:
+    """PRIMARY KEY for the column that names the table, and FOREIGN KEY for those that name another."""
+    if re.search(r"\b(?:PRIMARY|FOREIGN)\s+KEY\b|\bREFERENCES\b", str(table), re.IGNORECASE):
         return table
-    own = {"id", f"{table.name.lower()}_id", f"{table.name.lower().rstrip('s')}_id", f"{table.name.lower()}id"}
-    key = next((name for name in table.columns if name.lower() in own), None)
-    if key is None:
-        return table
-    return TableText(table.head, (*table.definitions, f" PRIMARY KEY ({key})"), table.tail)
+    own = keys.get(table.name.lower())
+    rules = [f" PRIMARY KEY ({own})"] if own else []
+    for name in table.columns:
+        for other, key in keys.items():
+            if name != own and other != table.name.lower() and name.lower() in _key_names(other):
+                rules.append(f" FOREIGN KEY ({name}) REFERENCES {quoted(other)} ({key})")
+                break
+    return TableText(table.head, (*table.definitions, *rules), table.tail)

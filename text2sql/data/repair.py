@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 from sqlglot import exp
 
+from text2sql.data.column_types import Uses, conflicts, contradicted, sort_of
 from text2sql.errors import SqlError
 from text2sql.sql.ddl import TableText, column_name, join_tables, quoted, retyped_definition, split_tables
-from text2sql.sql.hints import Hints, Key, is_quoted_text, read_hints
+from text2sql.sql.hints import Key, is_quoted_text, read_hints
 from text2sql.sql.parse import parse
 from text2sql.sql.schema import Column, Schema, Table, parse_schema
 from text2sql.sql.scopes import Scopes
@@ -29,7 +30,6 @@ from text2sql.sql.scopes import Scopes
 KINDS = ("quoted_text", "table_merged", "column_duplicate", "column_added", "type_corrected")
 
 _COMPARED = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Is, exp.Like, exp.ILike, exp.Glob)
-_NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*")
 _ROW_IDS = frozenset({"rowid", "_rowid_", "oid"})
 
 
@@ -58,59 +58,63 @@ def repair(context: str, answer: str) -> Repaired:
         query = _Query(tree, schema)
     except SqlError:
         return Repaired(context, answer)
+    uses = Uses(read_hints(tree, schema))
+    if any(uses.asked_type(key) is None for key in merged.disputed):  # of two types, which?
+        return Repaired(context, answer)
     context, found = merged.context, list(merged.repairs)
     if query.strings:
         answer, found = _with_strings(answer, query.strings), [*found, "quoted_text"]
         tree = parse(answer)
     if query.missing:
-        context, schema = _add_columns(context, query.missing, read_hints(tree, _with_missing(schema, query.missing)))
+        uses = Uses(read_hints(tree, _with_missing(schema, query.missing)))
+        context, schema = _add_columns(context, schema, query.missing, uses)
         found.append("column_added")
-    hints = read_hints(tree, schema)
-    types = _contradicted(schema, hints)
+    uses = Uses(read_hints(tree, schema))
+    types = contradicted(schema, uses)
     if types:
         context, schema = _retype(context, types), schema.retype(types)
         found.append("type_corrected")
-    return Repaired(context, answer, tuple(kind for kind in KINDS if kind in found), _conflicts(schema, hints))
+    return Repaired(context, answer, tuple(kind for kind in KINDS if kind in found), conflicts(schema, uses))
 
 
-def _conflicts(schema: Schema, hints: Hints) -> tuple[str, ...]:
-    """Columns that are compared with the other sort of value; a text that is a number, and LIKE, are none."""
-    found = []
-    for table in schema.tables:
-        for column in table.columns:
-            key = (table.name.lower(), column.name.lower())
-            compared = [value for op, value in hints.conditions.get(key, []) if op not in ("like", "glob")]
-            number = column.numeric and not column.temporal
-            text = not column.numeric and column.type and not column.temporal
-            if (number and any(map(_is_word, compared))) or (text and any(not isinstance(v, str) for v in compared)):
-                found.append(f"{table.name}.{column.name}")
-    return tuple(found)
+@dataclass(frozen=True)
+class _Merged:
+    """A schema with one CREATE TABLE a table and one definition a column."""
+
+    context: str
+    repairs: tuple[str, ...] = ()
+    disputed: frozenset[Key] = frozenset()
+    """Columns that were declared as numbers in one place and as text in another."""
 
 
-def _merge(context: str, schema: Schema) -> Repaired:
-    """One CREATE TABLE a table, one definition a column."""
+def _merge(context: str, schema: Schema) -> _Merged:
     names = [table.name.lower() for table in schema.tables]
     twice = len(set(names)) < len(names)
     doubled = any(len({c.name.lower() for c in t.columns}) < len(t.columns) for t in schema.tables)
     if not twice and not doubled:
-        return Repaired(context, "")
+        return _Merged(context)
     tables: dict[str, TableText] = {}
     for table in split_tables(context):
         first = tables.get(table.name.lower())
-        if first is None:
-            tables[table.name.lower()] = table
-            continue
-        columns = tuple(text for text in table.definitions if column_name(text) is not None)
-        rules = tuple(text for text in table.definitions if column_name(text) is None)
-        both = first.with_columns(_spaced(columns, first))
-        kept = {_squeezed(text) for text in both.definitions}
-        tables[table.name.lower()] = TableText(
-            both.head, (*both.definitions, *(text for text in rules if _squeezed(text) not in kept)), both.tail
-        )
-    repairs = ("table_merged",) if twice else ()
-    return Repaired(
-        join_tables([_once(table) for table in tables.values()]), "", (*repairs, *(("column_duplicate",) * doubled))
+        tables[table.name.lower()] = table if first is None else _both(first, table)
+    sorts: dict[Key, set[str]] = {}
+    for known in schema.tables:
+        for column in known.columns:
+            sorts.setdefault((known.name.lower(), column.name.lower()), set()).add(sort_of(column))
+    return _Merged(
+        join_tables([_once(table) for table in tables.values()]),
+        ("table_merged",) * twice + ("column_duplicate",) * doubled,
+        frozenset(key for key, found in sorts.items() if {"number", "text"} <= found),
     )
+
+
+def _both(first: TableText, second: TableText) -> TableText:
+    """The columns of both, and the constraints of the second that the first lacks."""
+    columns = tuple(text for text in second.definitions if column_name(text) is not None)
+    both = first.with_columns(_spaced(columns, first))
+    kept = {_squeezed(text) for text in both.definitions}
+    rules = (text for text in second.definitions if column_name(text) is None and _squeezed(text) not in kept)
+    return TableText(both.head, (*both.definitions, *rules), both.tail)
 
 
 def _once(table: TableText) -> TableText:
@@ -187,20 +191,26 @@ class _Query:
     def _owner(self, column: exp.Column) -> Table | None:
         """The table that a column must belong to: the one that qualifies it, or the only one in sight."""
         scope = self._scopes.of(column)
-        if scope is None:
-            return None
         if column.table:
             while scope is not None and column.table.lower() not in scope.sources:
                 scope = scope.parent
             return scope.sources[column.table.lower()] if scope is not None else None
-        parent = column.parent
-        if isinstance(parent, exp.EQ | exp.NEQ) and isinstance(parent.this, exp.Column):
-            other = parent.expression if column is parent.this else parent.this
-            if isinstance(other, exp.Column) and not is_quoted_text(
-                other, frozenset()
-            ):  # WHERE name = John: as likely a string that lacks its quotes
-                return None
-        return next(iter(scope.sources.values())) if len(scope.sources) == 1 else None
+        if _may_be_a_string(column):
+            return None
+        in_sight: dict[str, Table] = {}
+        while scope is not None:  # the tables of an outer query can be meant in an inner one
+            in_sight |= {table.name.lower(): table for table in scope.sources.values() if table is not None}
+            scope = scope.parent
+        return next(iter(in_sight.values())) if len(in_sight) == 1 else None
+
+
+def _may_be_a_string(column: exp.Column) -> bool:
+    """WHERE name = John: as likely a string that lacks its quotes as a column."""
+    parent = column.parent
+    if not isinstance(parent, exp.EQ | exp.NEQ) or not isinstance(parent.this, exp.Column):
+        return False
+    other = parent.expression if column is parent.this else parent.this
+    return isinstance(other, exp.Column) and not is_quoted_text(other, frozenset())
 
 
 def _with_strings(answer: str, names: list[exp.Identifier]) -> str:
@@ -221,50 +231,22 @@ def _with_missing(schema: Schema, missing: dict[str, dict[str, str]]) -> Schema:
     )
 
 
-def _add_columns(context: str, missing: dict[str, dict[str, str]], hints: Hints) -> tuple[str, Schema]:
+def _add_columns(context: str, schema: Schema, missing: dict[str, dict[str, str]], uses: Uses) -> tuple[str, Schema]:
+    """Columns of the type that their uses ask for, else that of the columns they are compared with, else text."""
     text_type = next((t for t in re.findall(r"\b(?:VARCHAR|TEXT|STRING)\b", context, re.IGNORECASE)), "VARCHAR")
+    declared = {(t.name.lower(), c.name.lower()): c.type for t in schema.tables for c in t.columns}
+
+    def type_of(key: Key) -> str:
+        beside = {declared[other] for other in uses.linked(key) if declared.get(other)}
+        return uses.asked_type(key) or (beside.pop() if len(beside) == 1 else text_type)
 
     def added(table: TableText) -> TableText:
         key = table.name.lower()
-        definitions = [
-            f"{quoted(name)} {_asked_type(hints, (key, lower)) or text_type}"
-            for lower, name in missing.get(key, {}).items()
-        ]
+        definitions = [f"{quoted(name)} {type_of((key, lower))}" for lower, name in missing.get(key, {}).items()]
         return table.with_columns(_spaced(tuple(definitions), table)) if definitions else table
 
     context = _edited(context, added)
     return context, parse_schema(context)
-
-
-def _contradicted(schema: Schema, hints: Hints) -> dict[Key, str]:
-    """Columns whose every use asks for another type, and that type."""
-    types: dict[Key, str] = {}
-    for table in schema.tables:
-        for column in table.columns:
-            key = (table.name.lower(), column.name.lower())
-            asked = _asked_type(hints, key)
-            if not column.type or column.temporal or not asked:
-                continue
-            if (asked == "VARCHAR") == column.numeric:
-                types[key] = asked
-    return types
-
-
-def _asked_type(hints: Hints, key: Key) -> str | None:
-    """The type that the literals and the arithmetic of a query ask for; None where they ask for none, or for two."""
-    conditions = hints.conditions.get(key, [])
-    words = any(_is_word(value) or op in ("like", "glob") for op, value in conditions) or key in hints.temporal
-    numbers = [value for _, value in conditions if not isinstance(value, str)]
-    if key in hints.numeric and not words:
-        return "REAL" if any(isinstance(value, float) for value in numbers) else "INTEGER"
-    strict = [value for op, value in conditions if op not in ("like", "glob")]
-    if key not in hints.numeric and key not in hints.temporal and any(map(_is_word, strict)):
-        return "VARCHAR"
-    return None
-
-
-def _is_word(value: object) -> bool:
-    return isinstance(value, str) and not _NUMBER.fullmatch(value)
 
 
 def _retype(context: str, types: dict[Key, str]) -> str:

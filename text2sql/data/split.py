@@ -11,16 +11,12 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from text2sql.config import DataSection
+from text2sql.data import SPLITS
+from text2sql.data.alike import Groups, Overlaps, TableKey, table_keys
 from text2sql.errors import DataError
-from text2sql.sql.schema import Table, parse_schema
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-SPLITS = ("train", "validation", "test")
-
-TableKey = tuple[str, frozenset[str]]
-"""What makes two tables the same: name and set of column names, in lower case."""
 
 
 def split_rows(rows: Dataset, data: DataSection) -> DatasetDict:
@@ -52,66 +48,41 @@ def split_rows(rows: Dataset, data: DataSection) -> DatasetDict:
     return DatasetDict({name: rows.select(chosen[name]) for name in SPLITS})
 
 
-def table_keys(context: str) -> list[TableKey]:
-    """The keys of the tables of a context.
-
-    Raises:
-        ParseError: as parse_schema.
-    """
-    return [_key(table) for table in parse_schema(context).tables]
-
-
-def _key(table: Table) -> TableKey:
-    return table.name.lower(), frozenset(column.name.lower() for column in table.columns)
-
-
-def overlap(one: frozenset[str], other: frozenset[str]) -> float:
-    """Share of the smaller set that the larger has too (the overlap coefficient); 0 where one is empty.
-
-    Contexts that were made from their queries hold a part of the real table each, so that one often holds the other.
-    """
-    return len(one & other) / min(len(one), len(other)) if one and other else 0.0
-
-
 def cluster_by_schema(contexts: list[str], least_overlap: float | None = None) -> list[list[int]]:
     """Positions of the contexts, in clusters that share no table with one another, by first position.
 
     Args:
         least_overlap: tables of one name count as the same from this overlap of their columns; only equal ones if None.
     """
-    parent: dict[TableKey, TableKey] = {}
-    first_table: dict[str, TableKey] = {}
+    numbers: dict[TableKey, int] = {}
+    first_table: dict[str, int] = {}
+    together = Groups()
     for context in dict.fromkeys(contexts):
-        keys = table_keys(context)
-        for key in keys:
-            parent.setdefault(key, key)
-            parent[_root(parent, key)] = _root(parent, keys[0])
-        first_table[context] = keys[0]
+        tables = [numbers.setdefault(key, len(numbers)) for key in table_keys(context)]
+        for table in tables:
+            together.join(table, tables[0])
+        first_table[context] = tables[0]
     if least_overlap is not None:
-        _join_overlapping(parent, least_overlap)
-    clusters: defaultdict[TableKey, list[int]] = defaultdict(list)
+        _join_overlapping(numbers, together, least_overlap)
+    clusters: defaultdict[int, list[int]] = defaultdict(list)
     for position, context in enumerate(contexts):
-        clusters[_root(parent, first_table[context])].append(position)
+        clusters[together.root(first_table[context])].append(position)
     return list(clusters.values())
 
 
-def _join_overlapping(parent: dict[TableKey, TableKey], least: float) -> None:
-    named: defaultdict[str, list[TableKey]] = defaultdict(list)
-    for key in parent:
-        named[key[0]].append(key)
-    for keys in named.values():
-        for position, key in enumerate(keys):
-            for other in keys[:position]:
-                one, two = _root(parent, key), _root(parent, other)
-                if one != two and overlap(key[1], other[1]) >= least:
-                    parent[one] = two
-
-
-def _root(parent: dict[TableKey, TableKey], key: TableKey) -> TableKey:
-    while parent[key] != key:
-        parent[key] = parent[parent[key]]
-        key = parent[key]
-    return key
+def _join_overlapping(numbers: dict[TableKey, int], together: Groups, least: float) -> None:
+    named: defaultdict[str, list[tuple[frozenset[str], int]]] = defaultdict(list)
+    for (name, columns), number in numbers.items():
+        named[name].append((columns, number))
+    for tables in named.values():
+        tables.sort(key=lambda table: len(table[0]), reverse=True)
+        near = Groups()
+        known = Overlaps([columns for columns, _ in tables], least, near.root)
+        for position, (_, number) in enumerate(tables):
+            for other in known.find(position):
+                near.join(position, other)
+                together.join(number, tables[other][1])
+            known.add(position)
 
 
 def assign(clusters: list[list[int]], ratios: dict[str, float], seed: int) -> dict[str, list[int]]:

@@ -61,7 +61,8 @@ class ServedModel:
         patience: float = 60.0,
         concurrency: int = 32,
     ) -> None:
-        self._max_new_tokens, self._tokenizer, self._concurrency = max_new_tokens, tokenizer, concurrency
+        self.tokenizer = tokenizer
+        self._max_new_tokens, self._concurrency = max_new_tokens, concurrency
         self._server = Server(url, api_key or os.environ.get("OPENAI_API_KEY"), timeout, patience, concurrency)
         try:
             card = self._server.card(model)
@@ -92,8 +93,8 @@ class ServedModel:
             ModelError: the server went away for longer than `patience`, or refuses a request.
         """
         encoded: Sequence[Prompt] = prompts
-        if self._tokenizer is not None:
-            encoded = encode_prompts(self._tokenizer, list(prompts))
+        if self.tokenizer is not None:
+            encoded = encode_prompts(self.tokenizer, list(prompts))
             self._compare_tokens(prompts, encoded)
         choices = self._for_each(encoded, self._answer, "answering")
         self._warn_of_long(choices, "are answered by nothing")
@@ -107,10 +108,10 @@ class ServedModel:
         Raises:
             ModelError: as `answers` does.
         """
-        if self._tokenizer is None or not self._is_vllm:
+        if self.tokenizer is None or not self._is_vllm:
             logger.info("%s: no perplexity: it needs the model's tokenizer and a vLLM server", self.source)
             return None
-        encoded = encode_rows(self._tokenizer, rows["prompt"][:], rows["completion"][:])
+        encoded = encode_rows(self.tokenizer, rows["prompt"][:], rows["completion"][:])
         try:
             if encoded and self._likelihoods(encoded[0]["input_ids"][:2]) is None:
                 return None
@@ -164,15 +165,15 @@ class ServedModel:
 
     def _text(self, choice: Choice) -> str:
         ids = choice.token_ids
-        if ids is None or self._tokenizer is None:
+        if ids is None or self.tokenizer is None:
             return choice.text.strip()
         if choice.finish_reason == "stop":
             ids = ids[:-1]  # the end token, which need not be one that decoding leaves out
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _for_each(self, prompts: Sequence[Prompt], ask: Callable[[Any], T], label: str) -> list[T]:
         """What `ask` gives for each, in their order; the first failure stops the rest."""
-        from text2sql.training.decoding import progress  # torch
+        from text2sql.data.batches import progress
 
         self._server.stopping.clear()
         with progress(label, len(prompts)) as advance, ThreadPoolExecutor(self._concurrency) as pool:

@@ -35,6 +35,8 @@ class Hints:
     """Operator (=, <>, <, <=, >, >=, like, glob) and literal, as the query compares them."""
     links: list[tuple[Key, Key]] = field(default_factory=list)
     """Columns that are compared with each other, and so must share values."""
+    stacked: set[tuple[Key, Key]] = field(default_factory=set)
+    """Links that a UNION makes: it lists the values of both, and compares none."""
     joined: set[Key] = field(default_factory=set)
     """Columns linked by equality."""
     numeric: set[Key] = field(default_factory=set)
@@ -47,6 +49,8 @@ class Hints:
     """GROUP BY columns."""
     determining: set[Key] = field(default_factory=set)
     """GROUP BY columns that must determine other columns of their table for the result to be defined."""
+    averaged: set[Key] = field(default_factory=set)
+    """Columns compared with their own average: a value that equals it tells > from >=."""
     sizes: list[int] = field(default_factory=list)
     """Numbers that counts are compared with."""
     limit: int = 0
@@ -125,8 +129,11 @@ class _Reader:
                 self._comparison("=", node.this, choice)
             self._comparison("=", node.this, node.args.get("query"))
         elif isinstance(node, exp.SetOperation):
+            before = len(self.hints.links)
             for left, right in zip(_selected(node.left), _selected(node.right), strict=False):
                 self._comparison("=", left, right)
+            if isinstance(node, exp.Union):
+                self.hints.stacked.update(self.hints.links[before:])
         elif isinstance(node, exp.Limit | exp.Offset):
             value = literal(node.expression)
             self.hints.limit += min(value, 100) if isinstance(value, int) else 0
@@ -171,11 +178,19 @@ class _Reader:
                 if not isinstance(value, str):
                     self.hints.numeric.add(key)
             return
+        self._average(left, right)
         one, other = self._value_column(left), self._value_column(right)
         if one and other and one != other:
             self.hints.links.append((one, other))
             if operator == "=":
                 self.hints.joined |= {one, other}
+
+    def _average(self, *sides: exp.Expr | None) -> None:
+        for side in sides:
+            query = side.unnest() if side is not None else None
+            selected = _selected(query) if isinstance(query, exp.Query) else []
+            if len(selected) == 1 and isinstance(selected[0], exp.Avg):
+                self.hints.averaged.update(self._keys([selected[0].this]))
 
     def _value_column(self, node: exp.Expr | None) -> Key | None:
         """The column whose values a node takes: itself, or what a subquery selects, MIN and MAX looked through."""

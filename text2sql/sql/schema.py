@@ -90,19 +90,6 @@ def parse_schema(context: str) -> Schema:
     return schema
 
 
-def schema_key(context: str) -> str:
-    """The same text for the same tables and columns, whatever their order, case and types.
-
-    Raises:
-        ParseError: as parse_schema.
-    """
-    tables = {
-        f"{table.name.lower()}({','.join(sorted({column.name.lower() for column in table.columns}))})"
-        for table in parse_schema(context).tables
-    }
-    return ";".join(sorted(tables))
-
-
 def _parse_plain(context: str) -> Schema | None:
     """The schema when every statement has the plain form, else None."""
     if len(context) > MAX_CONTEXT_CHARS:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from text2sql.data.batches import progress
 from text2sql.data.prompt import encode_prompts
 from text2sql.errors import ModelError
 
@@ -157,12 +155,3 @@ def completion_logits(
         chosen = wanted[:, -tail:]
         yield rows, out.logits[:, :-1][chosen].float(), ids[:, -tail:][chosen]
     model.train(was_training)
-
-
-@contextlib.contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if that is a terminal; gives a function that advances it by a number of rows."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda rows: bar.advance(task, rows)

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from text2sql.config import ModelSection, TrainingSection
+from text2sql.data.chat import end_of_turn
 from text2sql.errors import ModelError
 from text2sql.hub import remedy
 
@@ -61,13 +62,14 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
 
 
 def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
-    """The model's tokenizer with a pad token of its own.
+    """The model's tokenizer with a pad token of its own; that of a chat model ends with the end of its turn.
 
     A tokenizer without one (Mistral's) gets an existing token that no SQL needs: a reserved pad token, else the
     unknown token, and only where there is neither a new one. pad = eos would mask the end token (trl#1623).
 
     Raises:
-        ModelError: if it cannot be loaded, has no end token, or appends the end token to every prompt.
+        ModelError: if it cannot be loaded, has no end token (or chat template, if asked for one), or appends the end
+            token to every prompt.
     """
     with _explained(model.name), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
@@ -80,6 +82,8 @@ def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
             f"the tokenizer of {model.name!r} appends its end token to every prompt; set add_eos_token to false in "
             "its tokenizer_config.json"
         )
+    if model.chat_template:
+        tokenizer.eos_token = end_of_turn(tokenizer)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         _give_pad_token(tokenizer)
     tokenizer.padding_side = "left"
@@ -149,13 +153,16 @@ def load_for_inference(
     revision: str | None = None,
     trust_remote_code: bool = False,
     device: torch.device | None = None,
+    chat_template: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A 16-bit model (hub name or folder) and its tokenizer, ready to answer: eval mode, on the GPU if there is one.
 
     On the CPU the weights are widened to fp32, which is faster there and makes answers depend less on the batch.
     """
     device = device or training_device()
-    section = ModelSection(name=str(name), revision=revision, trust_remote_code=trust_remote_code)
+    section = ModelSection(
+        name=str(name), revision=revision, trust_remote_code=trust_remote_code, chat_template=chat_template
+    )
     tokenizer = load_tokenizer(section)
     precision = resolve_precision("auto", device)
     model = _load(
@@ -215,7 +222,10 @@ def _load(name: str, tokenizer: PreTrainedTokenizerBase | None, **options: Any) 
     for config in (model.config.get_text_config(), model.generation_config):
         config.pad_token_id = tokenizer.pad_token_id
         config.bos_token_id = tokenizer.bos_token_id
-        config.eos_token_id = config.eos_token_id or tokenizer.eos_token_id
+        declared = config.eos_token_id
+        ends = list(declared) if isinstance(declared, list) else [declared] if declared is not None else []
+        if tokenizer.eos_token_id not in ends:
+            config.eos_token_id = [*ends, tokenizer.eos_token_id] if ends else tokenizer.eos_token_id
     return model  # type: ignore[no-any-return]
 
 

@@ -3,6 +3,6 @@
 `domains.yaml` says what the databases are about, `constructs.yaml` what can be asked of them and how; the code draws.
 """
 
-from text2sql.data.synthetic.generate import generate_rows
+from text2sql.data.synthetic.generate import generate_rows, stream_rows
 
-__all__ = ["generate_rows"]
+__all__ = ["generate_rows", "stream_rows"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal
 
 from text2sql.data.synthetic.catalogue import Construct, Kind, constructs
@@ -58,14 +59,11 @@ def generate_rows(count: int, seed: int = 0, profile: Profile = "full") -> list[
     constructs and phrasings, and `reading` is text that never tells what a question means: the other phrasings with the
     SQL left empty, and SQL of some further constructs with the question left empty.
     """
-    rows: list[Row] = []
-    stream = _stream(seed, profile)
-    while len(rows) < count:
-        rows.append(next(stream))
-    return rows
+    return list(islice(stream_rows(seed, profile), count))
 
 
-def _stream(seed: int, profile: Profile) -> Iterator[Row]:
+def stream_rows(seed: int = 0, profile: Profile = "full") -> Iterator[Row]:
+    """The rows of `generate_rows`, without end."""
     rng = random.Random(f"text2sql:{profile}:{seed}")
     schemas = Schemas(rng, profile)
     known = [c for c in constructs() if {"full": True, "base": bool(c.base), "reading": c.read or c.base}[profile]]
