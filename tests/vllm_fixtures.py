@@ -1,4 +1,7 @@
-"""A real vLLM server on the CPU, started once a session; tests that use it carry the marker `vllm`."""
+"""A real vLLM server on the CPU, started once a session; tests that use it carry the marker `vllm`.
+
+It serves in bf16 unless TEXT2SQL_VLLM_DTYPE says float32: the same tests hold in both.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+
+from text2sql.config import DataSection
+from text2sql.data.prompt import encode_rows, format_split
+from text2sql.data.synthetic.generate import generate_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PROJECT = Path(__file__).parents[1]
 PYTHON = PROJECT / ".venv-vllm" / "bin" / "python"
@@ -39,6 +50,7 @@ class VllmServer:
     url: str
     model: str
     folder: Path
+    dtype: str
     api_key: str
     log: Path
 
@@ -70,7 +82,7 @@ def vllm_server_of(folder: Path, log: Path, dtype: str = "bfloat16") -> Iterator
             stderr=subprocess.STDOUT,
             start_new_session=True,  # its whole process tree is then one group
         )
-    server = VllmServer(f"http://127.0.0.1:{port}", name, folder, key, log)
+    server = VllmServer(f"http://127.0.0.1:{port}", name, folder, dtype, key, log)
     try:
         _wait_until_healthy(server, process)
         yield server
@@ -79,12 +91,50 @@ def vllm_server_of(folder: Path, log: Path, dtype: str = "bfloat16") -> Iterator
 
 
 @pytest.fixture(scope="session")
-def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    """The tiny Mistral of assets/ in bf16, answering on the CPU."""
+def known_rows() -> Dataset:
+    """200 rows with `prompt` and `completion`, whose answers the served model knows."""
+    from datasets import Dataset
+
+    return format_split(Dataset.from_list(generate_rows(200, seed=5, profile="base")), DataSection().prompt_template)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(known_rows: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    """The tiny Mistral of assets/, taught the known rows and served on the CPU."""
     if not PYTHON.exists():
         pytest.skip(f"there is no {PYTHON.relative_to(PROJECT)}; make vllm installs vLLM")
-    with vllm_server_of(TINY_MISTRAL, tmp_path_factory.mktemp("vllm") / "server.log") as server:
+    folder = tmp_path_factory.mktemp("vllm")
+    _teach(known_rows, folder / "model")
+    dtype = os.environ.get("TEXT2SQL_VLLM_DTYPE", "bfloat16")
+    with vllm_server_of(folder / "model", folder / "server.log", dtype) as server:
         yield server
+
+
+def _teach(rows: Dataset, folder: Path, epochs: int = 8, batch_size: int = 20) -> None:
+    """Learn the rows by heart: the base alone wavers between tokens, and bf16 then decides by how a sum is rounded."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MISTRAL)
+    model = AutoModelForCausalLM.from_pretrained(TINY_MISTRAL, dtype=torch.float32)
+    encoded = sorted(
+        encode_rows(tokenizer, rows["prompt"][:], rows["completion"][:]), key=lambda row: len(row["input_ids"])
+    )
+    batches = [encoded[start : start + batch_size] for start in range(0, len(encoded), batch_size)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    order = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(batches), generator=order).tolist():
+            width = len(batches[batch][-1]["input_ids"])
+            ids = torch.tensor([row["input_ids"] + [0] * (width - len(row["input_ids"])) for row in batches[batch]])
+            mask = [row["completion_mask"] + [0] * (width - len(row["input_ids"])) for row in batches[batch]]
+            labels = ids.masked_fill(torch.tensor(mask) == 0, -100)
+            model(input_ids=ids, labels=labels).loss.backward()  # padding comes last, and nothing attends to it
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    model.bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _free_port() -> int:
