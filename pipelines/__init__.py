@@ -10,14 +10,38 @@ class Entry:
     """Where a pipeline is defined, and what it does."""
 
     module: str
+    function: str
     steps: tuple[str, ...]
     summary: str
+    of_version: bool = False
+    """Whether it is about a model version that is there already, rather than making one."""
+    gated: bool = False
+    """Whether that is, unless it is named, the newest whose gate passed."""
 
 
 PIPELINES = {
     "train": Entry(
         "pipelines.train",
-        ("ingest", "validate", "format", "finetune", "merge", "evaluate", "promote"),
+        "train",
+        ("ingest", "validate", "format", "finetune", "merge", "find_champion", "evaluate", "promote"),
         "from raw rows to a merged, judged and staged model",
     ),
+    "evaluate": Entry(
+        "pipelines.evaluate",
+        "evaluate_again",
+        ("find_champion", "evaluate", "promote"),
+        "a trained model version, judged again on its own frozen test rows",
+        of_version=True,
+    ),
+    "deploy": Entry(
+        "pipelines.deploy",
+        "deploy_version",
+        ("deploy",),
+        "a model version whose gate passed, checked and taken live",
+        of_version=True,
+        gated=True,
+    ),
 }
+
+ACTIONS = ("status", "stop")
+"""What `--pipeline` does besides, without a run (pipelines.live)."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipelines import PIPELINES
 from pipelines.stacks import Place, active
+from pipelines.versions import find_version
 from text2sql.config import Settings
 from text2sql.errors import OutputError, Text2SQLError, TrainingError
 from text2sql.inputs import PROJECT
@@ -36,21 +37,27 @@ class Finished:
     model_version: str
 
     def load(self, step: str, output: str) -> Any:
-        """One artifact, from this run or from the one whose result was used again."""
-        return self.run.steps[step].outputs[output][0].load()
+        """One artifact: of this run, of one whose result was used again, or of the run that trained this version."""
+        if step in self.steps:
+            return self.run.steps[step].outputs[output][0].load()
+        return self.run.model_version.get_artifact(output).load()
 
 
-def launch(pipeline: str, settings: Settings, place: Place, cache: bool) -> Finished:
+def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_version: str | None = None) -> Finished:
     """Run a pipeline to its end.
+
+    Args:
+        model_version: number or stage, for a pipeline that is about a version that is there already.
 
     Raises:
         Text2SQLError: a step says what the user can do; the original exception, not ZenML's wrapping.
     """
     entry = PIPELINES[pipeline]
     with active(place), _sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
-        definition = getattr(importlib.import_module(entry.module), pipeline)
+        definition = getattr(importlib.import_module(entry.module), entry.function)
+        version = find_version(settings.name, model_version, entry.gated) if entry.of_version else None
         try:
-            run = _configured(definition, settings, place, cache)(settings)
+            run = _configured(definition, entry.steps, settings, place, cache, version)(settings)
         except Exception as error:
             raise understandable(error) from error
     if run is None or not run.status.is_finished:
@@ -84,7 +91,9 @@ def understandable(error: BaseException) -> BaseException:
     return error
 
 
-def _configured(definition: Any, settings: Settings, place: Place, cache: bool) -> Any:
+def _configured(
+    definition: Any, names: tuple[str, ...], settings: Settings, place: Place, cache: bool, version: int | None
+) -> Any:
     from zenml import Model
     from zenml.enums import ExecutionMode
 
@@ -95,12 +104,15 @@ def _configured(definition: Any, settings: Settings, place: Place, cache: bool) 
             **({"step_operator": step.step_operator} if step.step_operator else {}),
         }
         for name, step in place.plan.steps.items()
-        if step.settings or step.step_operator
+        if name in names and (step.settings or step.step_operator)
     }
     return definition.with_options(
         run_name=f"{definition.name}-{settings.name}-{{date}}-{{time}}",
         model=Model(
-            name=settings.name, description=f"Text-to-SQL, tuned from {settings.model.name}", tags=["text2sql"]
+            name=settings.name,
+            version=version,
+            description=f"Text-to-SQL, tuned from {settings.model.name}",
+            tags=["text2sql"],
         ),
         tags=tags,
         settings=place.plan.settings or None,

@@ -1,4 +1,4 @@
-"""After a run: results/ on disk, and base beside tuned with the gate's verdict on the terminal."""
+"""After a run: results/ on disk, and every system's figures with the gate's verdict on the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from text2sql.evaluation.types import Evaluation
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the train pipeline leaves: where its results lie, its figures, its verdict."""
+    """What a pipeline leaves: where its results lie, its figures, its verdict."""
 
     written: list[Path]
     evaluation: Evaluation
@@ -29,36 +29,44 @@ def write_results(finished: Finished, settings: Settings) -> Outcome:
     Raises:
         OutputError: settings.output_dir cannot be written; it is then as it was.
     """
-    from text2sql.evaluation.card import model_card
     from text2sql.evaluation.report import render_report
+    from text2sql.evaluation.summary import summary_markdown
     from text2sql.results import export
 
     evaluation = finished.load("evaluate", "evaluation")
     verdict = finished.load("promote", "verdict")
-    history = finished.load("finetune", "training_history")
-    facts = _facts(finished) | _plain(evaluation)
-    trained = {"Training rows": facts["Splits"]["train"]["rows"], "Optimizer steps": history.figures["steps"]}
     report = render_report(
         evaluation,
         verdict,
-        history=history.points,
-        facts=facts,
+        history=finished.load("finetune", "training_history").points,
+        facts=_facts(finished) | _plain(evaluation),
         examples=settings.evaluation.report_examples,
         seen=_leaks(finished)["same_table"],
     )
-    written = export(
-        settings.output_dir,
-        folders={
+    texts = {
+        "evaluation.json": evaluation.to_json(),
+        "report.html": report,
+        "summary.md": summary_markdown(evaluation, verdict),
+    }
+    folders = {}
+    if "finetune" in finished.steps:
+        folders = {
             "adapter": finished.load("finetune", "adapter").path,
             "merged_model": finished.load("merge", "merged_model").path,
-        },
-        texts={
-            "merged_model/README.md": model_card(evaluation, verdict, settings, facts=trained),
-            "evaluation.json": evaluation.to_json(),
-            "report.html": report,
-        },
-    )
-    return Outcome(written, evaluation, verdict)
+        }
+        texts["merged_model/README.md"] = _card(finished, evaluation, verdict, settings)
+    return Outcome(export(settings.output_dir, folders, texts), evaluation, verdict)
+
+
+def _card(finished: Finished, evaluation: Evaluation, verdict: Verdict, settings: Settings) -> str:
+    from text2sql.evaluation.card import model_card
+
+    history = finished.load("finetune", "training_history")
+    trained = {
+        "Training rows": _facts(finished)["Splits"]["train"]["rows"],
+        "Optimizer steps": history.figures["steps"],
+    }
+    return model_card(evaluation, verdict, settings, facts=trained)
 
 
 def _facts(finished: Finished) -> dict[str, Any]:
@@ -116,19 +124,24 @@ def show(outcome: Outcome, finished: Finished, settings: Settings) -> None:
 
 
 def _comparison(evaluation: Evaluation) -> Any:
+    """A column a system, and how far the tuned model is ahead of the best of the others."""
     from rich.markup import escape
     from rich.table import Table
 
-    from text2sql.evaluation.figures import comparison_table
+    from text2sql.evaluation.figures import best_rival, compared, figure_table, heading, show_comparison
 
     table = Table(title=f"{len(evaluation.rows):,} test rows, base {escape(evaluation.model)}", title_justify="left")
     table.add_column("")
-    for column in ("base", "tuned", "difference"):
-        table.add_column(column, justify="right")
-    for row in comparison_table(evaluation):
-        colour = {True: "green", False: "red", None: ""}[row.improved]
-        difference = f"[{colour}]{row.difference_text}[/]" if colour else row.difference_text
-        table.add_row(row.figure.label, row.base_text, row.tuned_text, difference)
+    for scores in evaluation.systems:
+        table.add_column(escape(heading(scores.name)), justify="right")
+    for row in figure_table(evaluation):
+        cells = (f"{cell.text} [dim]{escape(cell.interval_text)}[/]".removesuffix(" [dim][/]") for cell in row.cells)
+        table.add_row(row.figure.label, *cells)
+    subject, rival = evaluation.subject, best_rival(evaluation)
+    if found := compared(evaluation, subject, rival):
+        names = f"{escape(heading(found.system))} against {escape(heading(found.other))}"
+        table.caption = f"{names}: {escape(show_comparison(found))}"
+        table.caption_justify = "left"
     return table
 
 

@@ -3,6 +3,7 @@
 from zenml import pipeline
 
 from steps.evaluate import evaluate
+from steps.find_champion import find_champion
 from steps.finetune import finetune
 from steps.format import format_rows
 from steps.ingest import ingest
@@ -19,6 +20,7 @@ def train(settings: Settings) -> None:
     valid_rows, *_ = validate(raw_rows, settings.keep("data", "output_dir"))
     splits, *_ = format_rows(valid_rows, settings.keep("data", "model", "training"))
     adapter, _ = finetune(splits, settings.keep("model", "lora", "training", "wandb"))
-    merged_model, _ = merge(adapter, splits, settings.keep("model", "training", "merge", "evaluation"))
-    evaluation = evaluate(merged_model, splits, settings.keep("model", "data", "evaluation"))
+    merged_model, _ = merge(adapter, splits, settings.keep("data", "model", "training", "merge", "evaluation"))
+    champion = find_champion(settings.keep("name"), after="merge")  # it may have changed meanwhile
+    evaluation = evaluate(merged_model, splits, champion, settings.keep("model", "data", "evaluation"))
     promote(evaluation, settings.keep("name", "gate"))

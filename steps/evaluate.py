@@ -1,4 +1,4 @@
-"""Step 6: base and tuned model, judged on the same frozen test rows."""
+"""Step 6: base, tuned model and champion, judged on the same frozen test rows."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from datasets import DatasetDict
 from zenml import step
 
 from materializers.figures import EvaluationMaterializer
-from materializers.types import ModelFolder
+from materializers.types import ModelFolder, ModelReference
 from steps.cache import BY_CODE
 from steps.console import announce, record
 from text2sql.config import Settings
@@ -14,22 +14,40 @@ from text2sql.evaluation.types import Evaluation
 
 
 @step(cache_policy=BY_CODE, output_materializers=EvaluationMaterializer)
-def evaluate(merged_model: ModelFolder, splits: DatasetDict, settings: Settings) -> Annotated[Evaluation, "evaluation"]:
-    """Answer every test question with both models, and hold the answers against the gold."""
+def evaluate(
+    merged_model: ModelFolder, splits: DatasetDict, champion: ModelReference, settings: Settings
+) -> Annotated[Evaluation, "evaluation"]:
+    """Answer every test question with every model, and hold the answers against the gold."""
     from dataclasses import replace
 
+    from text2sql.evaluation.answering import local_model
     from text2sql.evaluation.evaluate import evaluate_systems, plain_figures
-    from text2sql.training.model import load_for_inference
 
-    base = settings.model
-    announce("evaluate", f"base and tuned model on {splits['test'].num_rows:,} test rows")
-    systems = {
-        "base": lambda: load_for_inference(
-            base.name, base.revision, base.trust_remote_code, chat_template=base.chat_template
+    base, limits = settings.model, settings.evaluation
+    trusted = base.trust_remote_code
+    contenders = {
+        "base": local_model(
+            base.name,
+            limits,
+            revision=base.revision,
+            trust_remote_code=trusted,
+            chat_template=base.chat_template,
+            few_shot=True,
         ),
-        "tuned": lambda: load_for_inference(merged_model.path, trust_remote_code=base.trust_remote_code),
+        "tuned": local_model(merged_model.path, limits, trust_remote_code=trusted),
     }
-    evaluation = evaluate_systems(splits["test"], systems, settings)
-    evaluation = replace(evaluation, plain_schemas=plain_figures(splits["test"], systems["tuned"], settings))
+    if champion.artifact is not None:
+        contenders["champion"] = local_model(_fetched(champion.artifact).path, limits, trust_remote_code=trusted)
+    announce("evaluate", f"{', '.join(contenders)} on {splits['test'].num_rows:,} test rows")
+    evaluation = evaluate_systems(splits["test"], contenders, settings, splits["train"])
+    evaluation = replace(evaluation, plain_schemas=plain_figures(splits["test"], contenders["tuned"], settings))
     record({f"{s.name}_{name}": value for s in evaluation.systems for name, value in s.figures.items()})
     return evaluation
+
+
+def _fetched(artifact: str) -> ModelFolder:
+    """The champion's folder, from the local cache or the artifact store."""
+    from zenml.client import Client
+
+    folder: ModelFolder = Client().get_artifact_version(artifact).load()
+    return folder

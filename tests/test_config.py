@@ -233,4 +233,4 @@ def test_every_key_has_a_help_text():
 
 def test_valid_keys_and_sections():
     assert {"model.name", "data.synthetic.rows", "gate.exact_match.min", "name"} <= set(valid_keys())
-    assert sections() == ["model", "lora", "training", "data", "merge", "evaluation", "gate", "wandb"]
+    assert sections() == ["model", "lora", "training", "data", "merge", "evaluation", "gate", "wandb", "deploy"]

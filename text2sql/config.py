@@ -5,6 +5,7 @@ The defaults are those of configs/mistral_7b.yaml; text2sql/config_file.py reads
 
 from __future__ import annotations
 
+import ipaddress
 import string
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -399,6 +400,41 @@ class WandbSection(Section):
     """W&B run; the ZenML run's name when empty."""
 
 
+class DeploySection(Section):
+    """Where a judged model goes live on this machine, and what it must show first."""
+
+    host: Name = "127.0.0.1"
+    """Address that clients use; another than loopback needs api_keys."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port that clients use; it stays the same over every deployment."""
+    engine: Literal["auto", "transformers", "vllm"] = "auto"
+    """auto: vLLM where `make vllm` has set up its environment, else Transformers."""
+    api_keys: Path | None = None
+    """File of keys made by `python -m text2sql key`; deploying then needs one of them in OPENAI_API_KEY."""
+    startup_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """A new server that is not ready after this long does not go live; one that hangs for so long is started again."""
+    check_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """In this time it must have answered every question it is asked before it goes live."""
+    parity_rows: PositiveInt = 32
+    """Test rows whose answers are compared with those of the evaluated model."""
+    min_agreement: Fraction = 0.9
+    """Share of these answers that must be the same; evaluation and server may round differently (bf16)."""
+    drain_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Time that requests under way have to finish on the old server."""
+    keep_previous: Literal["stopped", "running"] = "stopped"
+    """running: a rollback is instant, and two models fill the memory."""
+    server: dict[Name, str | int | float | bool] = {}
+    """More settings of the server (docs/serving.md), e.g. {batch_size: 32, database: shop.sqlite}."""
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
 class Settings(Section):
     """All of it: what a run trains, on what, and what it must reach."""
 
@@ -414,6 +450,7 @@ class Settings(Section):
     evaluation: EvaluationSection = EvaluationSection()
     gate: GateSection = GateSection()
     wandb: WandbSection = WandbSection()
+    deploy: DeploySection = DeploySection()
 
     def contradictions(self) -> list[str]:
         """What each section allows alone and two of them exclude together, a line each."""
@@ -428,6 +465,11 @@ class Settings(Section):
             found.append(
                 f"model.bnb_4bit_compute_dtype {self.model.bnb_4bit_compute_dtype} contradicts training.precision "
                 f"{self.training.precision}; set the former to auto"
+            )
+        if not self.deploy.on_loopback and self.deploy.api_keys is None:
+            found.append(
+                f"deploy.host {self.deploy.host} can be reached from elsewhere, and there are no keys: make one with "
+                "`python -m text2sql key NAME --file keys.txt` and set deploy.api_keys=keys.txt"
             )
         return found
 

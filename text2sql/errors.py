@@ -9,10 +9,18 @@
     │   │   └── ForbiddenFunctionError  … it calls a function that is not on the list of harmless ones
     │   └── ExecutionError        … the database refuses it
     │       └── QueryTimeoutError … it ran out of time
+    ├── DatabaseError             the database that answers are run on cannot be opened or reached
     ├── ModelError                a model, tokenizer or adapter cannot be loaded or used
     │   └── ParityError           … the merged model does not answer like the adapter on its base
     ├── TrainingError             training cannot start or cannot go on
     │   └── TrainingInterrupted   … it was asked to stop, and has saved a checkpoint
+    ├── ServingError              the served model cannot answer
+    │   ├── RequestError          … this request, ever: too long, or its options make no sense
+    │   ├── EngineBusy            … now: its queue is full; carries `retry_after`
+    │   ├── EngineTimeout         … in time
+    │   └── EngineDead            … at all: it did not start, died or was stopped
+    ├── DeploymentError           a model version does not go live; what served before goes on
+    │   └── GateRefusal           … because its gate did not pass (exit code 3)
     ├── StackError                the ZenML stack is missing or cannot run this pipeline
     └── OutputError               results cannot be written (disk full, no permission)
 
@@ -67,6 +75,10 @@ class QueryTimeoutError(ExecutionError):
     """The query ran longer than it may."""
 
 
+class DatabaseError(Text2SQLError):
+    """The database that answers are run on cannot be opened or reached; no query is to blame."""
+
+
 class ModelError(Text2SQLError):
     """A model, tokenizer or adapter cannot be loaded or used."""
 
@@ -83,6 +95,43 @@ class TrainingInterrupted(TrainingError):
     """Training was asked to stop and has saved a checkpoint; the same command resumes it."""
 
     exit_code = 130
+
+
+class ServingError(Text2SQLError):
+    """The served model cannot answer."""
+
+
+class RequestError(ServingError):
+    """The request itself is at fault: too long, or options that make no sense. Asking again does not help."""
+
+
+class EngineBusy(ServingError):
+    """The queue is full; nothing of the request was taken. Ask again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type["EngineBusy"], tuple[str, float]]:
+        return type(self), (str(self), self.retry_after)
+
+
+class EngineTimeout(ServingError):
+    """No answer came in time."""
+
+
+class EngineDead(ServingError):
+    """The engine did not start, died or was stopped."""
+
+
+class DeploymentError(Text2SQLError):
+    """A model version does not go live, or what serves cannot be reached."""
+
+
+class GateRefusal(DeploymentError):
+    """The model version's gate did not pass."""
+
+    exit_code = 3
 
 
 class StackError(Text2SQLError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.evaluation.evaluations import INVALID, RIGHT, evaluation
+from tests.evaluation.evaluations import INVALID, RIGHT, evaluation, several
 from text2sql.config import Settings
 from text2sql.config_file import load_settings
 from text2sql.evaluation.card import ASSETS, model_card
@@ -59,7 +59,9 @@ def test_the_hub_reads_it():
 
 def test_figures_settings_gate_and_limits_are_in_it():
     text = card(Settings(), facts={"Optimizer steps": 600, "Set aside": {"duplicate": 3}})
-    assert "| Execution accuracy | 50.0% | 100.0% | +50.0 pp |" in text
+    assert "| Figure | Base | Tuned |" in text
+    assert "| Execution accuracy | 50.0% | 100.0% |" in text
+    assert "- Tuned against Base: +50.0 points [+49.0, +51.0], p = 0.001." in text
     assert "- kept: Execution accuracy 1.000 against 0.500 of the base model: +50.0 points" in text
     assert "| LoRA | r 16, alpha 32, dropout 0.05, bias none |" in text
     assert "| Set aside: duplicate | 3 |" in text
@@ -89,7 +91,17 @@ def test_a_figure_that_is_no_number_stays_out_of_the_index():
     text = card(Settings(), replace(JUDGED, systems=[JUDGED.systems[0], tuned]))
     [model] = front_matter(text)["model-index"]
     assert "perplexity" not in {metric["type"] for metric in model["results"][0]["metrics"]}
-    assert "| Perplexity | 3.200 | – | – |" in text
+    assert "| Perplexity | 3.200 | – |" in text
+
+
+def test_every_system_has_a_column_with_intervals():
+    text = card(Settings(), several())
+    assert "| Figure | Base | Base, few-shot | Tuned | Champion |" in text
+    assert "| 25.0% [20.0, 30.0] | 50.0% [45.0, 55.0] | 75.0% [70.0, 80.0] |" in text
+
+
+def test_without_a_tuned_model_the_index_is_empty():
+    assert "model-index" not in front_matter(card(Settings(), several(names=("base",))))
 
 
 @pytest.mark.parametrize("name", ['a: "b"\n---\n# x', "<script>alert(1)</script>", "a | b", "`c`"])

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 from dataclasses import replace
+from html import escape as html_escape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.evaluation.evaluations import EQUIVALENT, INVALID, RIGHT, WRONG, evaluation
+from tests.evaluation.evaluations import EQUIVALENT, INVALID, RIGHT, WRONG, differing, evaluation, several, system
 from text2sql.config import GateSection
 from text2sql.evaluation.gate import decide
 from text2sql.evaluation.report import MAX_TEXT, render_report
-from text2sql.evaluation.types import Evaluation, SystemScores, TestRow
+from text2sql.evaluation.types import (
+    Comparison,
+    Difference,
+    Evaluation,
+    ResultSample,
+    SliceScores,
+    SystemScores,
+    TestRow,
+)
 
-VOID = {"meta", "link", "img", "input", "br", "hr", "rect", "line", "circle", "polyline"}
+VOID = {"meta", "link", "img", "input", "br", "hr", "rect", "line", "circle", "polyline", "path"}
 HOSTILE = [
     "</code></pre><script>document.title='owned'</script>",
     "<img src=x onerror=\"document.title='owned'\">",
@@ -73,51 +84,116 @@ def judged() -> Evaluation:
 
 
 def hostile(text: str) -> Evaluation:
-    clean = evaluation([INVALID], [INVALID], ["c"])
-    bad = replace(INVALID, error=text)
-    systems = [SystemScores(scores.name, scores.figures, [text], [bad], 1.0) for scores in clean.systems]
-    return Evaluation([TestRow(text, text, text, construct=text)], systems, text, text)
+    """`text` wherever an evaluation has one that it did not write itself."""
+    sample = ResultSample((text,), ((text,), (None,)), 2)
+    bad = replace(WRONG, error=text, fault=text, vacuous=True, difference=Difference(text, sample, sample))
+    figures, intervals = {"execution_accuracy": 0.0}, {"execution_accuracy": (0.0, 0.1)}
+    systems = [
+        SystemScores(name, figures, [text + name], [bad], 1.0, intervals, source=text, digest=text)
+        for name in (text, text + "2")
+    ]
+    return Evaluation(
+        [TestRow(text, text, text, (text,), slices={text: (text,)})],
+        systems,
+        model=text,
+        created=text,
+        comparisons=[Comparison(text, text + "2", 0.0, (0.0, 0.0), 0, 0, 1.0)],
+        slices=[SliceScores(text, text, 1, {text: figures}, {text: intervals})],
+        rows_digest=text,
+    )
+
+
+def data(html: Page, name: str) -> list[Any]:
+    """What the rows of the examples tell the filters."""
+    return [json.loads(row[f"data-{name}"] or "") for row in html.all("tr") if f"data-{name}" in row]
 
 
 def test_structure_of_the_page(judged: Evaluation):
     html = page(judged, history=[{"step": 1, "loss": 1.0}], facts={"Rows": 8000})
     assert html.texts["h1"] == ["some/base-model"]
-    assert html.texts["h2"] == [
-        "✓ Gate passed: 4 rules kept",
-        "Base beside tuned",
-        "Execution accuracy by construct",
-        "Loss",
-        "Data",
-        "Examples",
-    ]
+    assert html.texts["h2"] == ["✓ Gate passed: 4 rules kept", "Figures", "Comparisons", "Loss", "Data", "Examples"]
     assert html.texts["title"][0] == "some/base-model: Gate passed: 4 rules kept"
     assert html.all("html")[0]["lang"] == "en"
-    assert [row["data-change"] for row in html.all("tr") if "data-change" in row] == [
-        "fixed",
-        "fixed",
-        "broken",
-        "open",
+    assert data(html, "states") == [["wrong", "right"], ["invalid", "right"], ["right", "wrong"], ["invalid"] * 2]
+
+
+def test_every_part_of_several_systems():
+    html = page(several())
+    assert html.texts["h2"][1:] == [
+        "Figures",
+        "Comparisons",
+        "Execution accuracy by slice",
+        "What is wrong with the wrong answers",
+        "Examples",
     ]
-    assert [row["data-state"] for row in html.all("tr") if "data-state" in row] == [
-        "right",
-        "right",
-        "wrong",
-        "invalid",
-    ]
+    assert html.texts["h3"] == ["Hardness", "Construct"]
+    pictures = [picture["aria-label"] for picture in html.all("svg") if "aria-label" in picture]
+    assert "Execution accuracy. Base: 0.0% [-5.0, 5.0], Base, few-shot: 25.0% [20.0, 30.0], " in pictures[0]
+    assert "Tuned against Champion: −25.0 points [−26.0, −24.0]" in pictures
+    assert any(picture.startswith("easy. Base: 0.0% [-10.0, 10.0]") for picture in pictures)
+    assert "Wrong filter: Base: 2, Base, few-shot: 2, Tuned: 1, Champion: 0" in pictures
+
+
+def test_the_contents_lead_to_parts_that_are_there(judged: Evaluation):
+    for shown in (judged, several()):
+        html = page(shown)
+        places = {attributes["id"] for _, attributes in html.elements if attributes.get("id")}
+        links = [link["href"] or "" for link in html.all("a")]
+        assert len(links) > 3
+        assert {link.removeprefix("#") for link in links} <= places
 
 
 def test_parts_without_material_are_left_out():
-    html = page(evaluation([RIGHT], [RIGHT]))
-    assert html.texts["h2"] == ["✗ Gate failed: 1 of 4 rules broken", "Base beside tuned", "Examples"]
-    assert "kind" not in {select.get("id") for select in html.all("select")}
+    html = page(replace(evaluation([RIGHT], [RIGHT]), comparisons=[]), GateSection(beats_base=None))
+    assert html.texts["h2"] == ["✓ Gate passed: 3 rules kept", "Figures", "Examples"]
+    assert {select.get("id") for select in html.all("select")} == {"system", "state", "change"}
 
 
-def test_bars_show_execution_accuracy_by_construct(judged: Evaluation):
-    pictures = [picture.get("aria-label") for picture in page(judged).all("svg")]
-    assert "join: base 0.0%, tuned 100.0%" in pictures
-    assert "like: base 50.0%, tuned 0.0%" in pictures
-    widths = [bar["width"] for bar in page(judged).all("rect") if bar.get("class") == "tuned"]
-    assert widths == ["50.00%", "25.00%", "75.00%", "90.00%", "88.00%", "100.00%", "0.00%"]
+def test_one_system_alone_and_no_gate():
+    html = Page(render_report(several(names=("model",)), None))
+    assert html.texts["h2"][0] == "Execution accuracy"
+    assert html.texts["title"][0] == "some/base-model: evaluation"
+    assert {select.get("id") for select in html.all("select")} == {"state", "fault", "slice"}
+    assert not any("trained on" in text for text in html.texts["p"])
+
+
+def test_the_headline_is_the_tuned_model_against_its_best_rival():
+    text = render_report(several(), None)
+    headline = re.sub(r"<[^>]+>|\s+", " ", text[text.index('class="leap"') : text.index('id="figures"')])
+    words = " ".join(headline.split())
+    assert "50.0% 95% interval [45.0, 55.0] execution accuracy of tuned on 8 test questions" in words
+    assert "−25.0 points [−26.0, −24.0], p = 0.001 against champion: 75.0% [70.0, 80.0]" in words
+
+
+def test_equal_answers_are_shown_once():
+    systems = [replace(one, predictions=["SELECT same"] * 8) for one in several().systems]
+    right = [replace(one, rows=[RIGHT] * 8) for one in systems]
+    html = page(replace(several(), systems=right))
+    assert html.texts["code"].count("SELECT same") == 8
+
+
+def test_differing_results_are_shown_beside_each_other():
+    html = page(several())
+    captions = html.texts["figcaption"]
+    assert {"Gold: 2 rows", "This answer: 0 rows", "This answer: 100 rows, the first 2"} <= set(captions)
+    assert "Results differ on database 2: the same rows in another order" in html.texts["summary"]
+    assert "NULL" in html.texts["i"]
+    assert {"Ada", "Grace", "0.5"} <= set(html.texts["td"])
+
+
+def test_rows_that_the_other_result_lacks_are_marked_only_where_all_are_known():
+    html = page(several(names=("model",)))
+    gold_alone = [row for row in html.all("tr") if row.get("class") == "only"]
+    assert len(gold_alone) == 2 * 2, "both rows of the gold, twice, against an empty result"
+    assert html.texts["p"].count("Coloured rows are in one of the two results alone.") == 2
+
+
+def test_vacuous_rows_are_counted_and_listed():
+    vague = replace(RIGHT, vacuous=True)
+    html = page(evaluation([vague, RIGHT, vague], [vague, RIGHT, vague]))
+    assert "Vacuous rows: 2 of 3" in html.texts["h2"]
+    assert html.texts["bdi"][:2] == ["Question 0?", "Question 2?"]
+    assert [row["data-vacuous"] for row in html.all("tr") if "data-vacuous" in row] == ["yes", "no", "yes"]
 
 
 def test_a_broken_rule_is_shown_with_its_reason(judged: Evaluation):
@@ -147,8 +223,10 @@ def test_hostile_text_stays_text(text: str):
     assert [sorted(attributes) for _, attributes in html.elements] == [
         sorted(attributes) for _, attributes in usual.elements
     ]
-    assert text in html.texts["bdi"]
-    assert text in html.texts["code"]
+    for tag in ("bdi", "code", "td", "th", "h1", "h3", "dt", "dd", "option", "title", "summary"):
+        assert any(text in found for found in html.texts[tag]), tag
+    assert data(html, "faults") == [[text, text]]
+    assert data(html, "slices") == [[f"{text}:{text}"]]
 
 
 def test_characters_that_act_unseen_are_written_out():
@@ -163,7 +241,15 @@ def test_an_endless_answer_is_cut():
     judged = replace(evaluation([INVALID], [INVALID]), systems=[endless])
     text = render_report(judged, decide(judged, GateSection()))
     assert f"({700_000 - MAX_TEXT:,} more characters)" in text
-    assert len(text) < 40_000
+    assert len(text) < 60_000
+
+
+def test_a_huge_result_is_cut():
+    huge = ResultSample(tuple("c" * 500 for _ in range(300)), tuple(("v" * 5000,) * 300 for _ in range(50)), 10**6)
+    judged = replace(evaluation([RIGHT], [RIGHT]), systems=[system("tuned", [differing("other", huge, huge)])])
+    text = render_report(judged, None)
+    assert "1,000,000 rows, the first 8; 292 more columns" in text
+    assert len(text) < 100_000
 
 
 def test_the_page_needs_no_network_and_allows_one_script(judged: Evaluation):
@@ -179,12 +265,14 @@ def test_the_page_needs_no_network_and_allows_one_script(judged: Evaluation):
 
 def test_examples_hold_wrong_answers_too_and_never_more_than_asked():
     tuned = [WRONG if index % 10 == 0 else RIGHT for index in range(200)]
-    states = [
-        row["data-state"]
-        for row in page(evaluation([WRONG] * 200, tuned), examples=30).all("tr")
-        if "data-state" in row
-    ]
+    states = [after for _, after in data(page(evaluation([WRONG] * 200, tuned), examples=30), "states")]
     assert (len(states), states.count("wrong")) == (30, 15)
+
+
+def test_rare_faults_are_among_the_examples():
+    tuned = [replace(WRONG, fault="rare" if index == 77 else "common") for index in range(200)]
+    faults = [after for _, after in data(page(evaluation(tuned, tuned), examples=20), "faults")]
+    assert (faults.count("common"), faults.count("rare")) == (19, 1)
 
 
 @pytest.mark.parametrize(
@@ -192,21 +280,24 @@ def test_examples_hold_wrong_answers_too_and_never_more_than_asked():
 )
 def test_number_of_examples(wrong: int, right: int, limit: int, shown: int):
     tuned = [WRONG] * wrong + [RIGHT] * right
-    rows = [row for row in page(evaluation(tuned, tuned), examples=limit).all("tr") if "data-state" in row]
-    assert len(rows) == shown
+    assert len(data(page(evaluation(tuned, tuned), examples=limit), "states")) == shown
 
 
-def test_controls_have_names(judged: Evaluation):
-    html = page(judged)
+def test_controls_have_names():
+    html = page(several())
     labelled = {attributes.get("for") for attributes in html.all("label")}
     assert {control["id"] for control in html.all("input") + html.all("select")} <= labelled
 
 
-def test_a_report_without_a_base_is_rendered():
-    judged = evaluation([RIGHT], [RIGHT])
-    alone = Evaluation([TestRow("q", "c", "g", construct="k")], judged.systems[1:], "m", "not a date")
-    html = page(alone)
-    assert "not judged" in html.texts["p"]
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_any_number_of_systems_is_rendered(count: int):
+    html = page(several(names=tuple(f"model {place}" for place in range(count))))
+    assert len(html.all("dt")) >= count
+    assert html.texts["h1"] == ["some/base-model"]
+
+
+def test_an_odd_date_is_shown_as_it_is():
+    assert "not a date" in page(replace(evaluation([RIGHT], [RIGHT]), created="not a date")).texts["p"][0]
 
 
 BROWSER = [
@@ -242,23 +333,74 @@ class TestInABrowser:
         assert "<title>owned</title>" not in seen_by_a_browser(slipped, tmp_path)
 
     def test_filters_and_theme_work(self, judged: Evaluation, tmp_path: Path):
-        use = """
-            const told = [], say = () => told.push(find("count").textContent);
-            const input = () => new Event("input", {bubbles: true});
-            const set = (id, value) => { find(id).value = value; find(id).dispatchEvent(input()); };
+        told = self.told(
+            judged,
+            """
             set("words", "gold_2 QUESTION"); say();
-            set("words", ""); set("change", "fixed"); say();
-            set("kind", "like"); say(); told.push(find("nothing").hidden);
-            set("kind", "join"); set("change", "right"); say();
+            set("words", ""); set("change", "fixed:0"); say();
+            set("slice", "construct:like"); say(); told.push(find("nothing").hidden);
+            set("slice", "construct:join"); set("state", "right"); say();
+            set("system", "0"); set("change", "broken:1"); say();
             find("theme").click(); told.push(root.dataset.theme);
             find("theme").click(); told.push(root.dataset.theme);
+            """,
+            tmp_path,
+        )
+        assert told == "1 of 4; 2 of 4; 0 of 4; false; 2 of 4; 0 of 4; dark; light"
+
+    def test_filters_of_several_systems_and_links_from_the_plots(self, tmp_path: Path):
+        told = self.told(
+            several(),
+            """
+            set("state", "wrong"); say(); set("system", "0"); say(); set("system", "2");
+            set("state", ""); set("change", "broken:3"); say(); set("change", "fixed:1"); say();
+            box.reset(); told.push(find("system").value);
+            document.querySelector('a[data-value="wrong_filter"]').click();
+            told.push(find("fault").value, location.hash); say();
+            document.querySelector('a[data-value="hardness:hard"]').click();
+            told.push(find("fault").value, find("slice").value); say();
+            """,
+            tmp_path,
+        )
+        assert (
+            told
+            == "3 of 8; 6 of 8; 2 of 8; 2 of 8; 2; wrong_filter; #examples-heading; 1 of 8; ; hardness:hard; 4 of 8"
+        )
+
+    def test_a_filter_by_a_hostile_fault_finds_its_row(self, tmp_path: Path):
+        text = HOSTILE[0]
+        told = self.told(
+            hostile(text), f'set("fault", {json.dumps(text).replace("</", "<" + chr(92) + "/")}); say();', tmp_path
+        )
+        assert told == "1 of 1"
+
+    def test_a_phone_does_not_scroll_sideways(self, tmp_path: Path):
+        measure = (
+            "const of = frame.contentDocument.documentElement; document.title = of.scrollWidth + '/' + of.clientWidth"
+        )
+        outer = (
+            f'<iframe id=frame width=390 height=800 onload="{measure}" srcdoc=\''
+            + html_escape(re.sub(r"<meta http-equiv.*?>", "", render_report(several(), None)))
+            + "'></iframe>"
+        )
+        title = re.search(r"<title>(\d+)/(\d+)</title>", seen_by_a_browser(outer, tmp_path))
+        assert title is not None
+        assert title[1] == title[2]
+
+    def told(self, judged: Evaluation, use: str, folder: Path) -> str:
+        """What a script that uses the page reports."""
+        script = f"""
+            const told = [], say = () => told.push(find("count").textContent.replace(" shown", ""));
+            const input = () => new Event("input", {{bubbles: true}});
+            const set = (id, value) => {{ find(id).value = value; find(id).dispatchEvent(input()); }};
+            {use}
             document.body.setAttribute("data-told", told.join("; "));
         """
         text = render_report(judged, decide(judged, GateSection()))
-        text = re.sub(r"<meta http-equiv.*?>", "", text).replace("</body>", f"<script>{use}</script></body>")
-        told = re.search(r'data-told="(.*?)"', seen_by_a_browser(text, tmp_path))
-        assert told is not None
-        assert told[1] == "1 of 4 shown; 2 of 4 shown; 0 of 4 shown; false; 2 of 4 shown; dark; light"
+        text = re.sub(r"<meta http-equiv.*?>", "", text).replace("</body>", f"<script>{script}</script></body>")
+        found = re.search(r'data-told="(.*?)"', seen_by_a_browser(text, folder))
+        assert found is not None
+        return found[1]
 
 
 @pytest.mark.parametrize(("seen", "said"), [(0.0, "whose schemas were never trained on"), (0.586, "58.6% of them")])

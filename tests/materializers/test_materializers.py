@@ -26,7 +26,7 @@ DATACLASSES = [
         "TrainingHistoryMaterializer",
         TrainingHistory([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}], {"x": HOSTILE}),
     ),
-    ("VerdictMaterializer", Verdict(False, [RuleResult(HOSTILE, 0.1, 0.5, False, "too low")])),
+    ("VerdictMaterializer", Verdict(False, [RuleResult(HOSTILE, 0.1, 0.5, False, "too low", (0.05, 0.15))])),
     ("EvaluationMaterializer", Evaluation([TestRow(HOSTILE, "CREATE", "SELECT")], [SCORES], "m", "2026-01-01")),
 ]
 
@@ -67,6 +67,17 @@ def test_metadata_holds_only_what_zenml_can_store(make: Any):
     materializer = make("EvaluationMaterializer")
     metadata = materializer.extract_metadata(DATACLASSES[3][1])
     assert metadata == {"rows": 1, "base_exact_match": 0.5}
+
+
+def test_an_evaluation_is_shown_as_its_report(make: Any):
+    from text2sql.evaluation.report import render_report
+
+    assert page(make("EvaluationMaterializer"), DATACLASSES[3][1]) == render_report(DATACLASSES[3][1], None)
+
+
+def test_a_verdict_is_shown_with_figure_interval_and_bound(make: Any):
+    text = page(make("VerdictMaterializer"), DATACLASSES[2][1])
+    assert [cell for cell in ("0.1", "0.05 to 0.15", "0.5", "no", "too low") if f">{cell}</td>" not in text] == []
 
 
 def test_the_loss_curve_is_a_picture(make: Any):

@@ -50,6 +50,23 @@ def test_same_result(gold: Result, predicted: Result, ordered: bool, same: bool)
     assert same_result(predicted, gold, ordered) is same
 
 
+@pytest.mark.parametrize(
+    ("gold", "predicted", "ordered", "same"),
+    [
+        (result((1,), (2,)), result((2,), (1,), (1,)), False, True),
+        (result((1,), (2,)), result((2,), (1,), (1,)), True, False),
+        (result((1,), (2,)), result((1,), (1,), (2,), (1,)), True, True),
+        (result((1,), (2,)), result((1,), (1,)), False, False),
+        (result((1, "a"), (2, "b")), result(("a", 1), ("b", 2), ("a", 1)), False, True),
+        (result((1,)), result((1.0,), (1,)), False, True),
+        (result(), result(), False, True),
+        (result(), result((1,)), False, False),
+    ],
+)
+def test_repeated_rows_of_a_distinct_gold(gold: Result, predicted: Result, ordered: bool, same: bool):
+    assert same_result(gold, predicted, ordered, distinct=True) is same
+
+
 def test_column_count_matters_without_rows():
     assert not same_result(Result(("a",), []), Result(("a", "b"), []), ordered=False)
 

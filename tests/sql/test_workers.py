@@ -4,9 +4,13 @@ import os
 import signal
 import tempfile
 import time
+from contextlib import closing
 
 import pytest
 
+from text2sql.sql.database import build_database
+from text2sql.sql.execute import run_query
+from text2sql.sql.schema import parse_schema
 from text2sql.sql.workers import map_rows
 
 HERE = "tests.sql.test_workers"
@@ -110,9 +114,63 @@ def test_a_worker_that_cannot_start_is_an_error():
 
 
 def test_secrets_stay_out_of_the_workers(monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    assert map_rows(f"{HERE}:environment", ["HF_TOKEN"], 30, never) == [None]
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "ZENML_STORE_API_KEY", "PYTHONSTARTUP", "HOME"):
+        monkeypatch.setenv(name, "secret")
+    known = {"PATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "PYTHONIOENCODING", "OMP_NUM_THREADS"}
+    known |= {"LC_CTYPE"}  # of Python's own making
+    assert set(map_rows(f"{HERE}:environment", [0], 30, never)[0]) <= known
 
 
-def environment(name: str) -> str | None:
-    return os.environ.get(name)
+def environment(_: int) -> list[str]:
+    return list(os.environ)
+
+
+def test_a_module_of_the_current_folder_is_not_run(monkeypatch, tmp_path):
+    for name in ("sqlite3", "sqlglot", "text2sql", "tests"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('evil')")
+    monkeypatch.chdir(tmp_path)
+    assert map_rows(f"{HERE}:double", [1], 30, never) == [2]
+
+
+LINE = "SELECT {} FROM (SELECT replace('{}', 'b', '{}') AS b, replace('{}', 'a', '{}') || 'b' AS c LIMIT 1)".format(
+    ", ".join(["trim(b, c)"] * 1_000), "b" * 400, "b" * 120, "a" * 40, "a" * 100
+)
+
+
+def query(sql: str) -> str:
+    with closing(build_database(parse_schema("CREATE TABLE t (a INTEGER)"))) as database:
+        return str(run_query(database, sql, 0.2).rows)
+
+
+def test_a_query_that_nothing_interrupts_ends_its_worker():
+    """A row of a thousand slow calls has no jump at which SQLite would look at the time: minutes, if it were let."""
+    started = time.perf_counter()
+    answers = map_rows(f"{HERE}:query", ["SELECT 1", LINE, "SELECT 2"], 600, lambda _, reason: reason, processes=1)
+    assert answers == ["[(1,)]", "a query went on past its deadline and could not be interrupted", "[(2,)]"]
+    assert time.perf_counter() - started < 20
+
+
+def test_a_query_within_its_time_leaves_no_alarm_behind():
+    items = ["SELECT 1", "SELECT nobody", "sleep"]
+    answers = map_rows(f"{HERE}:query_or_sleep", items, 30, lambda _, reason: reason, processes=1)
+    assert answers == ["[(1,)]", "ExecutionError: no such column: nobody", "slept"]
+
+
+def query_or_sleep(sql: str) -> str:
+    if sql != "sleep":
+        return query(sql)
+    time.sleep(1.5)  # longer than an alarm of the queries before
+    return "slept"
+
+
+KEPT: list[bytes] = []
+
+
+def keep(_: int) -> int:
+    KEPT.append(b"x" * (100 << 20))
+    return os.getpid()
+
+
+def test_a_worker_that_grows_is_replaced():
+    answers = map_rows(f"{HERE}:keep", list(range(24)), 30, never, processes=1)
+    assert 3 <= len(set(answers)) <= 4  # each holds seven or eight of the 24

@@ -5,16 +5,16 @@ Its YAML front matter follows the hub's model card specification; figures go int
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
 from text2sql.config import ModelSection, Settings
-from text2sql.evaluation.figures import FIGURES, comparison_table
+from text2sql.evaluation.figures import FIGURES, cell, show_comparison
 from text2sql.evaluation.gate import Verdict
+from text2sql.evaluation.inert import code_span, fenced, markdown_table, plain
+from text2sql.evaluation.summary import fact_rows, figures_by_system, system_title
 from text2sql.evaluation.types import Evaluation
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -53,7 +53,7 @@ def model_card(
     parts = [f"---\n{front}---\n", *_opening(evaluation, verdict, settings)]
     parts += ["## Figures\n", _figures(evaluation), *_gate(verdict)]
     parts += ["## How to load it\n", _how_to_load(settings)]
-    parts += ["## Training\n", _table(("Setting", "Value"), _training(settings)), *_facts(facts or {})]
+    parts += ["## Training\n", markdown_table(("Setting", "Value"), _training(settings)), *_facts(facts or {})]
     parts += ["## Limits\n", LIMITS]
     return "\n".join(parts)
 
@@ -89,10 +89,17 @@ def _front_matter(evaluation: Evaluation, settings: Settings) -> dict[str, objec
 
 def _metrics(evaluation: Evaluation) -> Iterator[dict[str, object]]:
     """The tuned model's figures; one that is no number has no place in an index of results."""
-    for row in comparison_table(evaluation):
-        if row.tuned is not None and math.isfinite(row.tuned) and row.figure.better != "neither":
-            key = row.figure.key
-            yield {"type": METRIC_TYPES.get(key, key), "name": row.figure.label, "value": round(row.tuned, 4)}
+    tuned = evaluation.find("tuned")
+    if tuned is None:
+        return
+    for figure in FIGURES:
+        shown = cell(figure, tuned.figures, tuned.intervals)
+        if shown.value is not None and figure.better != "neither":
+            yield {
+                "type": METRIC_TYPES.get(figure.key, figure.key),
+                "name": figure.label,
+                "value": round(shown.value, 4),
+            }
 
 
 def _base_name(model: ModelSection) -> str:
@@ -106,11 +113,11 @@ def _dataset_name(settings: Settings) -> str:
 
 
 def _opening(evaluation: Evaluation, verdict: Verdict, settings: Settings) -> Iterator[str]:
-    yield f"# {_cell(settings.name)}\n"
+    yield f"# {plain(settings.name)}\n"
     yield (
         "Writes one SQL query for a question and the CREATE TABLE statements of its tables. "
-        f"A LoRA adapter was trained on `{_code(_base_name(settings.model))}` "
-        f"with rows of `{_code(_dataset_name(settings))}`, and folded into "
+        f"A LoRA adapter was trained on {code_span(_base_name(settings.model))} "
+        f"with rows of {code_span(_dataset_name(settings))}, and folded into "
         f"{settings.merge.dtype} weights.\n"
     )
     if is_stand_in(settings.model):
@@ -119,11 +126,20 @@ def _opening(evaluation: Evaluation, verdict: Verdict, settings: Settings) -> It
 
 
 def _figures(evaluation: Evaluation) -> str:
-    rows = [
-        (row.figure.label, row.base_text, row.tuned_text, row.difference_text) for row in comparison_table(evaluation)
+    """Every system's, with the comparisons and what the figures mean."""
+    compared = [
+        f"- {system_title(found.system)} against {system_title(found.other)}: {show_comparison(found)}.\n"
+        for found in evaluation.comparisons
     ]
-    meanings = "\n".join(f"- {figure.label}: {figure.meaning}." for figure in FIGURES)
-    return _table(("Figure", "Base", "Tuned", "Difference"), rows) + "\n" + meanings + "\n"
+    meanings = [f"- {figure.label}: {figure.meaning}.\n" for figure in FIGURES]
+    told = "In brackets stand 95% bootstrap intervals.\n"
+    if compared:
+        told += (
+            "Execution accuracy on the same rows, with McNemar's p-value:\n\n"
+            + "".join(compared)
+            + "\nOf the figures:\n"
+        )
+    return f"{figures_by_system(evaluation)}\n{told}\n{''.join(meanings)}"
 
 
 def _gate(verdict: Verdict) -> Iterator[str]:
@@ -132,20 +148,7 @@ def _gate(verdict: Verdict) -> Iterator[str]:
         yield "".join(f"- {'kept' if rule.passed else '**broken**'}: {rule.reason}\n" for rule in verdict.rules)
 
 
-_CHAT = """\
-prompt = tokenizer.apply_chat_template(
-    [{"role": "user", "content": prompt}],
-    tokenize=False,
-    add_generation_prompt=True,
-    enable_thinking=False,
-    date_string="26 Jul 2024",  # any day's prompt is that of training
-)
-begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-"""
-
-
 def _how_to_load(settings: Settings) -> str:
-    arguments = "add_special_tokens=not begun, " if settings.model.chat_template else ""
     code = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -158,12 +161,11 @@ prompt = template.format(
     context="CREATE TABLE singer (singer_id INTEGER, name TEXT, age INTEGER)",
     question="What are the names of singers older than 30?",
 )
-{_CHAT if settings.model.chat_template else ""}\
-inputs = tokenizer(prompt, {arguments}return_tensors="pt", return_token_type_ids=False)
+inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
 output = model.generate(**inputs, max_new_tokens={settings.evaluation.max_new_tokens}, do_sample=False)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 """
-    return "The prompt must be written exactly as in training.\n\n" + _fenced(code, "python")
+    return "The prompt must be written exactly as in training.\n\n" + fenced(code, "python")
 
 
 def _training(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -199,32 +201,5 @@ def _precision(model: ModelSection) -> str:
 
 
 def _facts(facts: Mapping[str, object]) -> Iterator[str]:
-    rows = []
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            rows += [(f"{name}: {part}", str(inner)) for part, inner in value.items()]
-        else:
-            rows.append((name, str(value)))
-    if rows:
-        yield _table(("Fact", "Value"), rows)
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """Text that neither ends a table's cell nor becomes HTML or a link."""
-    return re.sub(r"([|<>\[\]`*\\])", r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    return " ".join(text.replace("`", "'").split())
-
-
-def _fenced(code: str, language: str) -> str:
-    """A code block whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{code}{fence}\n"
+    if facts:
+        yield markdown_table(("Fact", "Value"), fact_rows(facts))

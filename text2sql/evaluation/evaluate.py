@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
-import gc
+import hashlib
+import json
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from text2sql.config import Settings
+from text2sql.data.prompt import format_split
 from text2sql.errors import DataError
+from text2sql.evaluation.answering import Contender
+from text2sql.evaluation.few_shot import Examples
 from text2sql.evaluation.score import score_systems
-from text2sql.evaluation.types import Evaluation, SystemScores, TestRow
+from text2sql.evaluation.slices import slice_scores, slices_of
+from text2sql.evaluation.statistics import compare, figures_and_intervals
+from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss, subject_of
 from text2sql.sql.parse import first_statement
+from text2sql.training.recipe import recipe_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-Loader = Callable[[], tuple[Any, Any]]
-"""Loads one system: (model, tokenizer). Called once, and its model is freed before the next is loaded."""
+FEW_SHOT = "_few_shot"
+"""Behind the name of a system that was shown examples."""
 
 
-def evaluate_systems(rows: Dataset, systems: Mapping[str, Loader], settings: Settings) -> Evaluation:
-    """Answer every row with every system, and judge the answers.
+@dataclass(frozen=True)
+class _Answers:
+    texts: list[str]
+    losses: list[TokenLoss] | None
+    seconds: float
+    source: str
+    digest: str | None
+
+
+def evaluate_systems(
+    rows: Dataset, contenders: Mapping[str, Contender], settings: Settings, training: Dataset | None = None
+) -> Evaluation:
+    """Answer every row with every system, judge the answers, and hold the one that it is about against all others.
 
     Args:
-        rows: columns prompt, completion, question, context, answer, construct; at most evaluation.max_rows are used.
+        rows: columns prompt, completion, question, context, answer, and where they have them construct, database,
+            accepted, source; at most evaluation.max_rows are used.
+        contenders: by name.
+        training: rows with prompt and completion that examples are drawn from, for contenders with `few_shot`.
 
     Raises:
         DataError: there are no rows.
@@ -37,46 +59,50 @@ def evaluate_systems(rows: Dataset, systems: Mapping[str, Loader], settings: Set
     rows = frozen_rows(rows, settings.evaluation.max_rows, settings.data.seed)
     if not len(rows):
         raise DataError("there are no test rows to judge on; raise data.test_ratio or data.subset_fraction")
-    answers: dict[str, list[str]] = {}
-    perplexities: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    for name, load in systems.items():
-        started = time.perf_counter()
-        logger.info("%s: answering %d questions", name, len(rows))
-        answers[name], perplexities[name] = _answer(load, rows, settings)
-        seconds[name] = time.perf_counter() - started
-        logger.info("%s: answered in %.1f s, perplexity %.3f", name, seconds[name], perplexities[name])
+    answers = dict(_all_answers(rows, contenders, settings, training))
     started = time.perf_counter()
-    scores = score_systems(rows, answers, settings.evaluation)
+    judged = score_systems(rows, {name: found.texts for name, found in answers.items()}, settings.evaluation)
     judging = time.perf_counter() - started
     logger.info("judged %d answers in %.1f s", len(rows) * len(answers), judging)
-    return Evaluation(
-        systems=[
+    golds, resamples = rows["answer"][:], settings.evaluation.resamples
+    systems = []
+    for name, found in answers.items():
+        figures, intervals = figures_and_intervals(judged[name], found.texts, golds, found.losses, resamples)
+        systems.append(
             SystemScores(
                 name=name,
-                figures={"perplexity": perplexities[name], **scores[name].figures},
-                predictions=answers[name],
-                rows=scores[name].rows,
-                seconds=seconds[name] + judging / len(answers),
+                figures=figures,
+                predictions=found.texts,
+                rows=judged[name],
+                seconds=found.seconds + judging / len(answers),
+                intervals=intervals,
+                losses=found.losses,
+                source=found.source,
+                digest=found.digest,
             )
-            for name in answers
-        ],
-        rows=[
-            TestRow(row["question"], row["context"], row["answer"], construct=row["construct"])
-            for row in rows.select_columns(["question", "context", "answer", "construct"])
-        ],
+        )
+    subject = subject_of(systems)
+    others = [system for system in systems if system is not subject]
+    test_rows = _test_rows(rows, settings)
+    return Evaluation(
+        rows=test_rows,
+        systems=systems,
         model=settings.model.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        comparisons=[_compared(subject, other, resamples) for other in others],
+        slices=slice_scores(test_rows, systems, resamples),
+        rows_digest=_digest(test_rows),
     )
 
 
-def plain_figures(rows: Dataset, load: Loader, settings: Settings) -> dict[str, float] | None:
+def plain_figures(rows: Dataset, contender: Contender, settings: Settings) -> dict[str, float] | None:
     """One system's figures on the rows as they were before data.realistic; None where that added nothing."""
     if "plain_context" not in rows.column_names:
         return None
     plain = rows.remove_columns(["context", "prompt"])
     plain = plain.rename_columns({"plain_context": "context", "plain_prompt": "prompt"})
-    return evaluate_systems(plain, {"tuned": load}, settings).system("tuned").figures
+    once = replace(contender, few_shot=False)
+    return evaluate_systems(plain, {"tuned": once}, settings).system("tuned").figures
 
 
 def frozen_rows(rows: Dataset, max_rows: int | None, seed: int) -> Dataset:
@@ -86,25 +112,60 @@ def frozen_rows(rows: Dataset, max_rows: int | None, seed: int) -> Dataset:
     return rows.select(sorted(random.Random(seed).sample(range(len(rows)), max_rows)))
 
 
-def _answer(load: Loader, rows: Dataset, settings: Settings) -> tuple[list[str], float]:
-    """Answers and perplexity of one system; its model is gone from memory afterwards."""
-    from text2sql.evaluation.generate import completion_perplexity, generate
+def _all_answers(
+    rows: Dataset, contenders: Mapping[str, Contender], settings: Settings, training: Dataset | None
+) -> Iterator[tuple[str, _Answers]]:
+    """By name; a model that stands there under two names is asked once."""
+    known: dict[str, _Answers] = {}
+    shots = settings.evaluation.few_shot
+    for name, contender in contenders.items():
+        if contender.digest in known:
+            yield name, known[contender.digest]
+            continue
+        recipe = contender.recipe or recipe_of(settings)
+        with contender.open() as answerer:
+            chat = answerer.tokenizer if recipe.chat_template else None
+            own = recipe.asks_like(recipe_of(settings))
+            tries = {name: rows if own else format_split(rows, recipe.prompt_template, chat)}
+            if contender.few_shot and shots and training is not None and len(training):
+                examples = Examples(training, shots, settings.data.seed, recipe.prompt_template)
+                tries[name + FEW_SHOT] = examples.before(rows, chat)
+            for label, prompted in tries.items():
+                started = time.perf_counter()
+                logger.info("%s: answering %d questions", label, len(rows))
+                texts = [first_statement(text) for text in answerer.answers(prompted["prompt"][:])]
+                losses = answerer.losses(prompted)
+                seconds = time.perf_counter() - started
+                logger.info("%s: answered in %.1f s", label, seconds)
+                found = _Answers(texts, losses, seconds, answerer.source, contender.digest)
+                if contender.digest is not None and label == name:
+                    known[contender.digest] = found
+                yield label, found
 
-    evaluation = settings.evaluation
-    model, tokenizer = load()
-    try:
-        prompts = list(rows["prompt"])
-        texts = generate(model, tokenizer, prompts, evaluation.max_new_tokens, evaluation.batch_size)
-        answers = [first_statement(text) for text in texts]  # one cut for every system, tuned or not
-        return answers, float(completion_perplexity(model, tokenizer, rows, evaluation.batch_size))
-    finally:
-        del model, tokenizer
-        _free_memory()
+
+def _compared(system: SystemScores, other: SystemScores, resamples: int) -> Comparison:
+    ours, theirs = ([row.executed for row in scores.rows] for scores in (system, other))
+    return compare(system.name, other.name, ours, theirs, resamples)
 
 
-def _free_memory() -> None:
-    gc.collect()
-    import torch
+def _test_rows(rows: Dataset, settings: Settings) -> list[TestRow]:
+    default_source = str(settings.data.path.name if settings.data.path else settings.data.dataset_name)
+    columns = {name: rows[name][:] for name in rows.column_names}
+    count = len(rows)
+    constructs = columns.get("construct", [""] * count)
+    sources = columns.get("source", [default_source] * count)
+    accepted = columns.get("accepted", [()] * count)
+    return [
+        TestRow(question, context, gold, tuple(also or ()), construct, slices_of(gold, source))
+        for question, context, gold, also, construct, source in zip(
+            columns["question"], columns["context"], columns["answer"], accepted, constructs, sources, strict=True
+        )
+    ]
 
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+
+def _digest(rows: list[TestRow]) -> str:
+    """Of what is asked and what is right, and nothing that is derived from it."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.question, row.context, row.gold, row.accepted]).encode() + b"\n")
+    return digest.hexdigest()

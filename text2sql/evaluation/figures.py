@@ -1,4 +1,4 @@
-"""The figures of an evaluation as people read them: names, units, which way is up, base beside tuned."""
+"""The figures of an evaluation as people read them: names, units, which way is up, a column a system."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from text2sql.evaluation.types import Evaluation
+from text2sql.evaluation.types import Comparison, Evaluation, Interval, SystemScores
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,13 @@ class Figure:
         if value is None or not math.isfinite(value):
             return "–"
         return {"share": f"{value:.1%}", "points": f"{value:.1f}", "ratio": f"{value:.3f}"}[self.unit]
+
+    def show_interval(self, interval: Interval | None) -> str:
+        """Both ends in the value's unit, which is not repeated; "" without an interval."""
+        if interval is None or not all(map(math.isfinite, interval)):
+            return ""
+        low, high = (self.show(end).removesuffix("%") for end in interval)
+        return f"[{low}, {high}]"
 
     def fill(self, value: float | None) -> float | None:
         """How much of a bar the value fills, 0 to 1; None where a bar makes no sense."""
@@ -53,6 +60,7 @@ FIGURES = (
     Figure("vacuous", "Vacuous rows", "share", "neither", "rows whose databases cannot tell right from wrong"),
 )
 """All figures, the most telling first."""
+ACCURACY = FIGURES[0]
 
 SYSTEMS = {
     "base": "the base model",
@@ -61,21 +69,28 @@ SYSTEMS = {
     "champion": "the champion",
 }
 """What the systems of a train run are called; any other goes by its own name."""
+HEADINGS = {"base": "Base", "base_few_shot": "Base, few-shot", "tuned": "Tuned", "champion": "Champion"}
 
 
 @dataclass(frozen=True)
-class ComparisonRow:
-    """One line of the table base beside tuned: the numbers, and the texts that show them."""
+class Cell:
+    """One figure of one system, and the texts that show it."""
+
+    value: float | None
+    """None where it was not measured or is no finite number."""
+    interval: Interval | None
+    text: str
+    interval_text: str
+    """"" without an interval."""
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One figure of every system."""
 
     figure: Figure
-    base: float | None
-    tuned: float | None
-    base_text: str
-    tuned_text: str
-    difference_text: str
-    """Signed; percentage points for shares; a dash where one side was not measured."""
-    improved: bool | None
-    """None when equal, not measured, or when neither way is better."""
+    cells: tuple[Cell, ...]
+    """Parallel to the evaluation's systems."""
 
 
 def label(key: str) -> str:
@@ -83,26 +98,60 @@ def label(key: str) -> str:
     return next((figure.label for figure in FIGURES if figure.key == key), key.replace("_", " "))
 
 
-def comparison_table(evaluation: Evaluation) -> list[ComparisonRow]:
-    """Base beside tuned, a row a figure that at least one of them has."""
-    figures = {scores.name: scores.figures for scores in evaluation.systems}
-    base, tuned = figures.get("base", {}), figures.get("tuned", {})
+def heading(name: str) -> str:
+    """A system's name over its column."""
+    return HEADINGS.get(name, name)
+
+
+def figure_table(evaluation: Evaluation) -> list[FigureRow]:
+    """A row a figure that at least one system has, a cell a system."""
     return [
-        _compare(figure, base.get(figure.key), tuned.get(figure.key))
+        FigureRow(figure, tuple(cell(figure, scores.figures, scores.intervals) for scores in evaluation.systems))
         for figure in FIGURES
-        if figure.key in base | tuned
+        if any(figure.key in scores.figures for scores in evaluation.systems)
     ]
 
 
-def _compare(figure: Figure, base: float | None, tuned: float | None) -> ComparisonRow:
-    difference_text, improved = "–", None
-    if base is not None and tuned is not None and math.isfinite(base) and math.isfinite(tuned):
-        difference = tuned - base
-        scaled = difference * 100 if figure.unit == "share" else difference
-        digits = 3 if figure.unit == "ratio" else 1
-        sign = "±" if round(scaled, digits) == 0 else "+" if scaled > 0 else "−"
-        difference_text = f"{sign}{abs(scaled):.{digits}f}" + (" pp" if figure.unit == "share" else "")
-        if difference and figure.better != "neither":
-            improved = (difference > 0) == (figure.better == "higher")
-    texts = figure.show(base), figure.show(tuned), difference_text
-    return ComparisonRow(figure, base, tuned, *texts, improved=improved)
+def cell(figure: Figure, figures: dict[str, float], intervals: dict[str, Interval]) -> Cell:
+    """One figure out of those of a system or of its slice."""
+    value = figures.get(figure.key)
+    if value is None or not math.isfinite(value):
+        return Cell(None, None, figure.show(None), "")
+    text = figure.show_interval(interval := intervals.get(figure.key))
+    return Cell(value, interval if text else None, figure.show(value), text)
+
+
+def best_rival(evaluation: Evaluation) -> SystemScores | None:
+    """The most accurate of the other systems; of equals the first."""
+    subject = evaluation.subject
+    others = [s for s in evaluation.systems if s is not subject and ACCURACY.fill(_accuracy(s)) is not None]
+    return max(others, key=_accuracy, default=None)
+
+
+def compared(evaluation: Evaluation, system: SystemScores | None, other: SystemScores | None) -> Comparison | None:
+    """The comparison of these two, if it was made."""
+    if system is None or other is None:
+        return None
+    names = system.name, other.name
+    return next((found for found in evaluation.comparisons if (found.system, found.other) == names), None)
+
+
+def show_difference(difference: float) -> str:
+    """Of two shares, in percentage points with a sign."""
+    points = round(100 * difference, 1)
+    return f"{'±' if points == 0 else '+' if points > 0 else '−'}{abs(points):.1f}"
+
+
+def show_comparison(found: Comparison) -> str:
+    """How far apart, in points, with interval and p-value."""
+    low, high = map(show_difference, found.interval)
+    return f"{show_difference(found.difference)} points [{low}, {high}], {show_p(found.p_value)}"
+
+
+def show_p(p_value: float) -> str:
+    """As papers write it."""
+    return f"p = {p_value:.2g}" if p_value >= 0.001 else "p < 0.001"
+
+
+def _accuracy(scores: SystemScores) -> float:
+    return scores.figures.get(ACCURACY.key, math.nan)

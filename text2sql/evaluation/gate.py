@@ -68,16 +68,16 @@ def decide(evaluation: Evaluation, gate: GateSection) -> Verdict:
 
 
 def _rules(evaluation: Evaluation, gate: GateSection) -> Iterator[RuleResult]:
-    tuned = evaluation.find("tuned")
-    figures, intervals = (tuned.figures, tuned.intervals) if tuned else ({}, {})
-    yield from _bounds("", gate, figures, intervals)
+    subject = evaluation.subject
+    name = subject.name if subject else ""
+    whole = (subject.figures, subject.intervals) if subject else ({}, {})
+    yield from _bounds("", gate, *whole)
     if gate.max_vacuous is not None:
-        yield _bounded("max_vacuous", "vacuous", "max", gate.max_vacuous, figures, intervals)
-    for name, thresholds in gate.slices.items():
-        found = next((part for part in evaluation.slices if part.name == name), None)
-        figures = found.figures.get("tuned", {}) if found else {}
-        intervals = found.intervals.get("tuned", {}) if found else {}
-        yield from _bounds(f"slices.{name}.", thresholds, figures, intervals)
+        yield _bounded("max_vacuous", "vacuous", "max", gate.max_vacuous, *whole)
+    for part, thresholds in gate.slices.items():
+        found = next((slice_ for slice_ in evaluation.slices if slice_.name == part), None)
+        figures = (found.figures.get(name, {}), found.intervals.get(name, {})) if found else ({}, {})
+        yield from _bounds(f"slices.{part}.", thresholds, *figures)
     if gate.beats_base:
         yield _beats(evaluation, "base", "beats_base", gate.beats_base)
         if evaluation.find("base_few_shot"):
@@ -105,7 +105,7 @@ def _bounded(
     figure = figures.get(key)
     if figure is None or not math.isfinite(figure):
         problem = "was not measured" if figure is None else f"is {figure}, which is no figure to judge by"
-        return RuleResult(rule, None, bound, passed=False, reason=f"{label(key)} of the tuned model{where} {problem}")
+        return RuleResult(rule, None, bound, passed=False, reason=f"{label(key)}{where} {problem}")
     left, right = _apart(figure, bound)
     passed = figure >= bound if side == "min" else figure <= bound
     relation = {
@@ -120,24 +120,23 @@ def _bounded(
 
 
 def _beats(evaluation: Evaluation, other: str, rule: str, beats: Beats, needed: bool = True) -> RuleResult:
-    """The tuned model against another on the same rows; one not judged breaks the rule where it is `needed`."""
-    rival = evaluation.find(other)
+    """The subject against another on the same rows; one not judged breaks the rule where it is `needed`."""
+    subject, rival = evaluation.subject, evaluation.find(other)
     if rival is None and not needed:
         return RuleResult(rule, None, None, passed=True, reason=f"there is no {other} to beat yet")
-    found = next((c for c in evaluation.comparisons if (c.system, c.other) == ("tuned", other)), None)
-    if rival is None or found is None:
-        reason = f"{label('execution_accuracy')} of the tuned model was not compared with that of {SYSTEMS[other]}"
+    found = next((c for c in evaluation.comparisons if subject and (c.system, c.other) == (subject.name, other)), None)
+    if subject is None or rival is None or found is None:
+        reason = f"{label('execution_accuracy')} was not compared with that of {SYSTEMS[other]}"
         return RuleResult(rule, None, None, passed=False, reason=reason)
     passed, why = _is_better(found, beats)
-    figures = (evaluation.system(name).figures["execution_accuracy"] for name in ("tuned", other))
-    tuned, bound = figures
-    left, right = _apart(tuned, bound)
+    reached, bound = (scores.figures["execution_accuracy"] for scores in (subject, rival))
+    left, right = _apart(reached, bound)
     low, high = (f"{100 * end:+.1f}" for end in found.interval)
     reason = (
         f"{label('execution_accuracy')} {left} against {right} of {SYSTEMS[other]}: "
         f"{100 * found.difference:+.1f} points [{low}, {high}], {why}"
     )
-    return RuleResult(rule, tuned, bound, passed, reason, found.interval)
+    return RuleResult(rule, reached, bound, passed, reason, found.interval)
 
 
 def _is_better(found: Comparison, beats: Beats) -> tuple[bool, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,65 +15,60 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from text2sql.evaluation import marks, panels
 from text2sql.evaluation.charts import loss_curve_svg
-from text2sql.evaluation.figures import FIGURES, ComparisonRow, comparison_table
+from text2sql.evaluation.examples import Example, choose_examples, vacuous_rows
+from text2sql.evaluation.figures import (
+    ACCURACY,
+    SYSTEMS,
+    Cell,
+    best_rival,
+    cell,
+    compared,
+    heading,
+    show_comparison,
+)
 from text2sql.evaluation.gate import Verdict
-from text2sql.evaluation.types import Evaluation, RowScore, SystemScores
-
-__all__ = ["ComparisonRow", "comparison_table", "loss_curve_svg", "render_report"]
+from text2sql.evaluation.inert import cut, visible
+from text2sql.evaluation.types import Evaluation, SystemScores
 
 MAX_TEXT = 4000
 """Characters shown of one question, schema or answer: a model that never stops must not make the page unusable."""
+MAX_CELL = 120
+"""… of one value of a result."""
+MAX_VACUOUS = 50
+"""Vacuous rows that are listed."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One system's answer to one question."""
+class System:
+    """How one system appears on the page."""
 
-    sql: str
-    score: RowScore
-
-    @property
-    def state(self) -> str:
-        """right: the gold's result; wrong: another result; invalid: no result."""
-        if self.score.executed:
-            return "right"
-        return "wrong" if self.score.valid else "invalid"
+    scores: SystemScores
+    heading: str
+    meaning: str
+    """"" for a name that the user gave."""
+    key: Markup
+    """Its mark."""
+    wrong: int
 
 
 @dataclass(frozen=True)
-class Example:
-    """One test row with what both systems answered."""
-
-    question: str
-    context: str
-    gold: str
-    construct: str
-    base: Answer | None
-    tuned: Answer | None
-
-    @property
-    def change(self) -> str:
-        """What tuning did to the row, as the page's filter names it."""
-        if self.base is None or self.tuned is None:
-            return "one-sided"
-        before, after = self.base.score.executed, self.tuned.score.executed
-        return {(False, True): "fixed", (True, False): "broken", (True, True): "kept"}.get((before, after), "open")
-
-
-@dataclass(frozen=True)
-class ConstructRow:
-    """Execution accuracy on the test rows of one construct."""
+class Headline:
+    """The lead system's execution accuracy, and the best rival's."""
 
     name: str
-    rows: int
-    base: float | None
-    tuned: float | None
+    own: Cell
+    rival_name: str
+    rival: Cell | None
+    """None without a rival."""
+    difference: str
+    """"" where the two were not compared."""
 
 
 def render_report(
     evaluation: Evaluation,
-    verdict: Verdict,
+    verdict: Verdict | None,
     *,
     history: Sequence[Mapping[str, float]] = (),
     facts: Mapping[str, object] | None = None,
@@ -84,14 +78,18 @@ def render_report(
     """The page as text.
 
     Args:
+        verdict: None where no gate was asked.
         history: dicts with `step` and any of `loss` and `eval_loss`; without one the loss curve is left out.
         facts: what is known of the data. A value is shown as it is, a mapping as a list, a mapping of mappings as a
             table, e.g. {"Rows": 8000, "Set aside": {"duplicate": 3}, "Splits": {"train": {"rows": 6400}}}.
         examples: how many predictions are shown at most; half of them wrong ones where there are so many.
         seen: share of the test rows with a table that training had too.
     """
-    rows = comparison_table(evaluation)
-    shown = _examples(evaluation, examples)
+    styles = marks.styles([scores.name for scores in evaluation.systems])
+    comparisons, difference_axis = panels.comparison_rows(evaluation, styles)
+    shown = choose_examples(evaluation, examples)
+    vacuous = vacuous_rows(evaluation)
+    subject = next((place for place, scores in enumerate(evaluation.systems) if scores is evaluation.subject), 0)
     return (
         _environment()
         .get_template("report.html.j2")
@@ -99,18 +97,54 @@ def render_report(
             evaluation=evaluation,
             verdict=verdict,
             created=_day(evaluation.created),
-            rows=rows,
-            headline=next((row for row in rows if row.figure.key == "execution_accuracy"), None),
-            constructs=_by_construct(evaluation),
-            accuracy=FIGURES[0],
+            systems=[_system(scores, style) for scores, style in zip(evaluation.systems, styles, strict=True)],
+            subject=subject,
+            headline=_headline(evaluation),
+            rows=panels.figure_rows(evaluation, styles),
+            share_axis=marks.axis_svg(marks.SHARES, [f"{tick:.0%}" for tick in marks.SHARES.ticks]),
+            comparisons=comparisons,
+            difference_axis=difference_axis,
+            panels=panels.slice_panels(evaluation, styles),
+            faults=panels.fault_rows(evaluation, styles),
+            fault_label=panels.fault_label,
+            rule_text=panels.rule_text,
+            vacuous=[evaluation.rows[place] for place in vacuous[:MAX_VACUOUS]],
+            vacuous_count=len(vacuous),
             curve=Markup(loss_curve_svg(history)),  # noqa: S704 - numbers and fixed text only
             facts=facts or {},
             seen=seen,
             examples=shown,
-            examples_wrong=sum(example.tuned is None or not example.tuned.score.executed for example in shown),
-            kinds=sorted({example.construct for example in shown if example.construct}),
+            examples_wrong=sum(example.states[subject] != "right" for example in shown),
+            faults_shown=sorted({fault for example in shown for fault in example.faults if fault}),
+            choices=_choices(shown),
         )
     )
+
+
+def _system(scores: SystemScores, style: str) -> System:
+    wrong = sum(not row.executed for row in scores.rows)
+    return System(scores, heading(scores.name), SYSTEMS.get(scores.name, ""), marks.key_svg(style), wrong)
+
+
+def _headline(evaluation: Evaluation) -> Headline | None:
+    subject, rival = evaluation.subject, best_rival(evaluation)
+    if subject is None:
+        return None
+    own, other = (cell(ACCURACY, scores.figures, scores.intervals) if scores else None for scores in (subject, rival))
+    if own is None or own.value is None:
+        return None
+    found = compared(evaluation, subject, rival)
+    rival_name = rival.name if rival else ""
+    return Headline(subject.name, own, rival_name, other, show_comparison(found) if found else "")
+
+
+def _choices(shown: list[Example]) -> dict[str, list[str]]:
+    """Dimension → values that the examples have, for the page's filter."""
+    found: dict[str, set[str]] = {}
+    for example in shown:
+        for dimension, values in example.slices.items():
+            found.setdefault(dimension, set()).update(values)
+    return {dimension: sorted(values) for dimension, values in found.items()}
 
 
 def _environment() -> Environment:
@@ -123,7 +157,8 @@ def _environment() -> Environment:
         finalize=_shown,
     )
     environment.filters["csp_hash"] = _csp_hash
-    environment.filters["cut"] = _cut
+    environment.filters["cut"] = lambda text: cut(text, MAX_TEXT)
+    environment.filters["value"] = _value
     environment.tests["table"] = _is_table
     return environment
 
@@ -138,22 +173,12 @@ def _shown(value: Any) -> Any:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}"
-    return _visible(value) if isinstance(value, str) else value
+    return visible(value) if isinstance(value, str) else value
 
 
-def _visible(text: str) -> str:
-    """Control characters, lone surrogates and direction overrides written out: NUL, U+202E and their like."""
-    return "".join(
-        f"\\u{ord(character):04x}"
-        if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t\u200c\u200d"
-        else character
-        for character in text.replace("\r\n", "\n")
-    )
-
-
-def _cut(text: str) -> str:
-    """At most MAX_TEXT characters, and how many are left out."""
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} … ({len(text) - MAX_TEXT:,} more characters)"
+def _value(value: object) -> str:
+    """A database's value as it is: no thousands set apart, no digit dropped."""
+    return cut(str(value), MAX_CELL)
 
 
 def _csp_hash(script: str) -> str:
@@ -171,55 +196,3 @@ def _day(created: str) -> str:
         return f"{datetime.fromisoformat(created):%d %B %Y, %H:%M %Z}".strip(", ")
     except ValueError:
         return created
-
-
-def _by_construct(evaluation: Evaluation) -> list[ConstructRow]:
-    """The most frequent construct first; none when the rows carry no labels."""
-    places: dict[str, list[int]] = {}
-    for index, construct in enumerate(row.construct for row in evaluation.rows):
-        if construct:
-            places.setdefault(construct, []).append(index)
-    systems = {scores.name: scores for scores in evaluation.systems}
-    rows = [
-        ConstructRow(name, len(at), _share(systems.get("base"), at), _share(systems.get("tuned"), at))
-        for name, at in places.items()
-    ]
-    return sorted(rows, key=lambda row: (-row.rows, row.name))
-
-
-def _share(scores: SystemScores | None, at: list[int]) -> float | None:
-    return None if scores is None else sum(scores.rows[index].executed for index in at) / len(at)
-
-
-def _examples(evaluation: Evaluation, limit: int) -> list[Example]:
-    """Evenly spaced over the test rows, and up to half of them rows that the tuned model got wrong."""
-    systems = {scores.name: scores for scores in evaluation.systems}
-    tuned = systems.get("tuned")
-    everything = range(len(evaluation.rows))
-    wrong = [index for index in everything if tuned is not None and not tuned.rows[index].executed]
-    right = [index for index in everything if tuned is None or tuned.rows[index].executed]
-    of_wrong = max(min(len(wrong), limit // 2), min(len(wrong), limit - len(right)))
-    chosen = sorted(_spread(wrong, of_wrong) + _spread(right, limit - of_wrong))
-    return [
-        Example(
-            evaluation.rows[index].question,
-            evaluation.rows[index].context,
-            evaluation.rows[index].gold,
-            evaluation.rows[index].construct,
-            _answer(systems.get("base"), index),
-            _answer(tuned, index),
-        )
-        for index in chosen
-    ]
-
-
-def _spread(places: list[int], wanted: int) -> list[int]:
-    if wanted <= 0:
-        return []
-    if wanted >= len(places):
-        return places
-    return [places[index * len(places) // wanted] for index in range(wanted)]
-
-
-def _answer(scores: SystemScores | None, index: int) -> Answer | None:
-    return None if scores is None else Answer(scores.predictions[index], scores.rows[index])

@@ -1,64 +1,52 @@
-"""The databases on which a prediction must give the gold's result.
-
-After Zhong, Yu, Klein 2020, "Semantic Evaluation for Text-to-SQL with Distilled Test Suites", for rows that have a
-schema and no data: databases are filled around the gold's literals, and kept when the gold's answer on them is defined
-(it does not hang on the order in which rows happen to be read) and not trivial.
-"""
+"""Whether a prediction means what its gold means: on every database of a row it must give the gold's result."""
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 
 from sqlglot import exp
 
 from text2sql.errors import ExecutionError, SqlError
-from text2sql.evaluation.types import RowScore
-from text2sql.sql.compare import same_result
-from text2sql.sql.database import Database, build_database, fill_database, retyped, turn_database
+from text2sql.evaluation.cases import Gold, file_case, generated_cases
+from text2sql.evaluation.types import Cell, Difference, ResultSample, RowScore
+from text2sql.sql.database import build_database
 from text2sql.sql.execute import Result, run_query
-from text2sql.sql.hints import Hints, column_names, is_quoted_text, literal, read_hints
-from text2sql.sql.normalise import normalise
-from text2sql.sql.parse import assert_read_only, orders_rows, parse
+from text2sql.sql.hints import column_names, is_quoted_text
+from text2sql.sql.names import adheres_to, invented_names, stands_for_a_column
+from text2sql.sql.normalise import canonical
+from text2sql.sql.parse import assert_read_only, parse
 from text2sql.sql.schema import Schema, parse_schema
 
-_ATTEMPTS = 4
-"""Databases tried for each one that is wanted."""
-GOLD_RUNS = 2 * _ATTEMPTS
-"""How often the gold is run, at most, for each database that is wanted."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A filled database and what the gold returns on it: one result, or two where the order of reading decides."""
-
-    database: Database
-    results: tuple[Result, ...]
-
-    @property
-    def trivial(self) -> bool:
-        """No rows, or one row of nothing but NULL and 0, as aggregates over no rows give."""
-        rows = self.results[0].rows
-        return not rows or (len(rows) == 1 and all(cell is None or cell == 0 for cell in rows[0]))
+_SHOWN_ROWS, _SHOWN_COLUMNS, _SHOWN_CHARS = 5, 8, 80
 
 
 class Suite:
-    """The databases of one row, ready to judge any number of predictions."""
+    """The databases of one gold, ready to judge any number of predictions."""
 
-    def __init__(self, context: str, gold: str, databases: int, timeout: float) -> None:
-        """Fill and choose the databases; the same for the same arguments.
+    def __init__(
+        self, context: str, gold: str, databases: int, timeout: float, database: str | Path | None = None
+    ) -> None:
+        """Fill and choose the databases, or open the one that is named; the same for the same arguments.
 
         Raises:
-            SqlError: context or gold cannot be used.
+            SqlError: context, gold or the file cannot be used.
         """
         tree = parse(gold)
         assert_read_only(tree)
-        self.ordered = orders_rows(tree)
-        self._context, self._gold, self._timeout = context, gold, timeout
         self._schema = parse_schema(context)
-        self._normal_gold = normalise(gold, context)
-        self.cases = self._choose(read_hints(tree, self._schema), databases)
+        self._timeout = timeout
+        self._reader = _Reader(gold, self._schema)
+        wanted = Gold.of(gold, tree)
+        if database:
+            made = file_case(wanted, self._schema, Path(database), timeout)
+        else:
+            made = generated_cases(wanted, self._schema, context, databases, timeout)
+        self.cases, self.vacuous = made.chosen, made.vacuous
 
     def __enter__(self) -> Suite:
         return self
@@ -67,101 +55,152 @@ class Suite:
         for case in self.cases:
             case.database.close()
 
-    @property
-    def vacuous(self) -> bool:
-        """Whether the gold is trivial on every database, or says the same on all of several."""
-        first, *rest = self.cases
-        if all(case.trivial for case in self.cases):
-            return True
-        return bool(rest) and all(same_result(first.results[0], case.results[0], self.ordered) for case in rest)
-
     def judge(self, prediction: str) -> RowScore:
         """The verdict on one prediction; never raises for what a prediction says."""
+        adheres = False
         try:
             tree = parse(prediction)
             assert_read_only(tree)
+            adheres = not invented_names(tree, self._schema)
             _refuse_quoted_columns(tree, self._schema)
-            same = self._runs_alike(prediction)
+            difference = self.difference(prediction)
         except SqlError as error:
-            return RowScore(exact=False, valid=False, executed=False, vacuous=self.vacuous, error=str(error))
+            bare = self._reader.reads_alike(prediction, values=False)
+            return RowScore(False, False, False, self.vacuous, str(error), bare, adheres)
         # The databases have the last word, so that a mistake of the normaliser credits nobody; but where the gold's own
         # result is not defined, another plan for the same query may well return another one.
-        exact = self._is_exact(prediction) and (same or any(len(case.results) > 1 for case in self.cases))
-        executed = exact or (same and not self.vacuous)
-        return RowScore(exact=exact, valid=True, executed=executed, vacuous=self.vacuous, error=None)
+        undefined = any(len(case.results) > 1 for case in self.cases)
+        may_be_exact = difference is None or undefined
+        alike = self._reader.reads_alike(prediction, may_be_exact, tree)
+        exact = may_be_exact and alike
+        executed = exact or (difference is None and not self.vacuous)
+        return RowScore(
+            exact=exact,
+            valid=True,
+            executed=executed,
+            vacuous=self.vacuous,
+            exact_without_values=alike or (may_be_exact and self._reader.reads_alike(prediction, values=False)),
+            adheres=adheres,
+            difference=None if executed else difference,
+        )
 
-    def _is_exact(self, prediction: str) -> bool:
+    def difference(self, prediction: str) -> Difference | None:
+        """The first database on which a prediction says something else; None where it says the same on all.
+
+        Raises:
+            SqlError: it does not run on one of those looked at; having run on one it is valid, for all have one schema.
+        """
+        for case in self.cases:
+            predicted = run_query(case.database, prediction, self._timeout)
+            if not case.agrees(predicted):
+                return Difference(case.name, _sample(case.results[0]), _sample(predicted))
+        return None
+
+
+class _Reader:
+    """Compares what queries say, as texts."""
+
+    def __init__(self, gold: str, schema: Schema) -> None:
+        self._gold, self._schema = gold, schema
+        self._canonical = functools.cache(self._normalised)
+
+    def reads_alike(self, prediction: str, values: bool = True, tree: exp.Expr | None = None) -> bool:
+        """Whether a prediction equals the gold once both are normalised, with literals or with these masked.
+
+        Its tree saves parsing it again, and is used up.
+        """
+        if prediction == self._gold:
+            return True
         try:
-            return normalise(prediction, self._context) == self._normal_gold
+            return self._normalised(prediction, values, tree) == self._canonical(self._gold, values)
         except SqlError:
             return False
 
-    def _runs_alike(self, prediction: str) -> bool:
-        """Raises SqlError when the prediction does not run on one of the databases."""
-        same = True
-        for case in self.cases:
-            predicted = run_query(case.database, prediction, self._timeout)
-            same = same and any(same_result(gold, predicted, self.ordered) for gold in case.results)
-            if not same:
-                break  # it ran on one, so it is valid: the schemas are the same
-        return same
-
-    def _choose(self, hints: Hints, wanted: int) -> list[Case]:
-        schema = retyped(self._schema, hints)
-        seed = zlib.crc32(f"{self._context}\0{self._gold}".encode()) & ~63  # its last bits choose the kind of filling
-        chosen: list[Case] = []
-        spare: list[Case] = []
-        for attempt in range(wanted * _ATTEMPTS):
-            case = self._case(schema, hints, seed + attempt)
-            (chosen if len(case.results) == 1 and not case.trivial else spare).append(case)
-            if len(chosen) == wanted:
-                break
-        spare.sort(key=lambda case: (case.trivial, len(case.results)))
-        missing = wanted - len(chosen)
-        for case in spare[missing:]:
-            case.database.close()
-        return chosen + spare[:missing]
-
-    def _case(self, schema: Schema, hints: Hints, seed: int) -> Case:
-        database = build_database(schema, forgiving=True)
-        fill_database(database, schema, hints, seed)
-        result = run_query(database, self._gold, self._timeout)
-        if result.truncated:
-            raise ExecutionError(f"the gold returns more than {len(result.rows)} rows")
-        turn_database(database, schema)
-        turned = run_query(database, self._gold, self._timeout)
-        return Case(database, (result,) if same_result(result, turned, self.ordered) else (result, turned))
+    def _normalised(self, sql: str, values: bool, tree: exp.Expr | None = None) -> str:
+        if tree is None:
+            tree = parse(sql)
+            assert_read_only(tree)
+        return canonical(tree, self._schema, values)
 
 
-def judge_row(context: str, gold: str, predictions: list[str], databases: int, timeout: float) -> list[RowScore]:
+def judge_row(
+    context: str,
+    gold: str,
+    predictions: list[str],
+    databases: int,
+    timeout: float,
+    database: str | None = None,
+    accepted: Sequence[str] = (),
+) -> list[RowScore]:
     """Verdicts on several predictions for one row, in their order; equal predictions are judged once.
 
-    A row whose gold cannot be judged is vacuous: only a prediction equal to the gold is credited.
+    Each gold has a suite of its own, and a prediction is right when it is right by one of them. A row of whose golds
+    none can be judged is vacuous: only a prediction equal to the gold is credited.
+
+    Args:
+        database: a SQLite file; its rows are then what answers are compared on, and nothing is generated.
+        accepted: golds that are as right as the first.
     """
-    try:
-        suite = Suite(context, gold, databases, timeout)
-    except SqlError as error:
-        return [_without_suite(context, gold, prediction, timeout, error) for prediction in predictions]
-    with suite:
-        verdicts: dict[str, RowScore] = {}
-        for prediction in predictions:
-            if prediction not in verdicts:
-                verdicts[prediction] = suite.judge(prediction)
-        return [verdicts[prediction] for prediction in predictions]
+    distinct = list(dict.fromkeys(predictions))
+    verdicts: list[list[RowScore]] = []
+    reasons: list[SqlError] = []
+    for one in dict.fromkeys([gold, *accepted]):
+        try:
+            suite = Suite(context, one, databases, timeout, database)
+        except SqlError as error:
+            reasons.append(error)
+            continue
+        with suite:
+            verdicts.append([suite.judge(prediction) for prediction in distinct])
+    if not verdicts:
+        verdicts.append([_without_suite(context, gold, text, timeout, reasons[0]) for text in distinct])
+    best = {text: _best(list(scores)) for text, scores in zip(distinct, zip(*verdicts, strict=True), strict=True)}
+    return [best[prediction] for prediction in predictions]
+
+
+def _best(scores: list[RowScore]) -> RowScore:
+    """One verdict of those by several golds: right where one of them says so, vacuous where all are."""
+    chosen = max(scores, key=lambda score: (score.executed, score.exact, score.valid, not score.vacuous))
+    return replace(
+        chosen,
+        vacuous=all(score.vacuous for score in scores),
+        exact_without_values=any(score.exact_without_values for score in scores),
+    )
 
 
 def _without_suite(context: str, gold: str, prediction: str, timeout: float, reason: SqlError) -> RowScore:
+    adheres = False
     try:
-        exact = normalise(prediction, context) == normalise(gold, context)
         assert_read_only(parse(prediction))
-        database = build_database(parse_schema(context), forgiving=True)
+        schema = parse_schema(context)
+        adheres = adheres_to(prediction, context)
+        database = build_database(schema, forgiving=True)
         try:
             run_query(database, prediction, timeout)
         finally:
             database.close()
     except SqlError as error:
-        return RowScore(exact=False, valid=False, executed=False, vacuous=True, error=str(error))
-    return RowScore(exact=exact, valid=True, executed=exact, vacuous=True, error=f"gold not judged: {reason}")
+        return RowScore(False, False, False, True, str(error), False, adheres)
+    reader = _Reader(gold, schema)
+    exact = reader.reads_alike(prediction)
+    bare = exact or reader.reads_alike(prediction, values=False)
+    return RowScore(exact, True, exact, True, f"gold not judged: {reason}", bare, adheres)
+
+
+def _sample(result: Result) -> ResultSample:
+    rows = tuple(tuple(map(_cell, row[:_SHOWN_COLUMNS])) for row in result.rows[:_SHOWN_ROWS])
+    columns = tuple(str(_cell(column)) for column in result.columns[:_SHOWN_COLUMNS])
+    return ResultSample(columns, rows, len(result.rows))
+
+
+def _cell(value: object) -> Cell:
+    """As JSON can hold it, and not too long to be shown."""
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
 
 
 def _refuse_quoted_columns(tree: exp.Expr, schema: Schema) -> None:
@@ -174,24 +213,5 @@ def _refuse_quoted_columns(tree: exp.Expr, schema: Schema) -> None:
     """
     names = column_names(tree, schema)
     for column in tree.find_all(exp.Column):
-        if is_quoted_text(column, names) and _stands_for_a_column(column, names):
+        if is_quoted_text(column, names) and stands_for_a_column(column, names):
             raise ExecutionError(f"no such column: {column.name}")
-
-
-def _stands_for_a_column(text: exp.Expr, names: frozenset[str]) -> bool:
-    """Whether a string would make no sense there: selected, sorted or grouped by, aggregated, opposite a literal."""
-    node, parent = text, text.parent
-    while isinstance(parent, exp.Paren | exp.Distinct):
-        node, parent = parent, parent.parent
-    if isinstance(parent, exp.Select | exp.Alias | exp.Ordered | exp.Group | exp.Distinct):
-        return True
-    if isinstance(parent, exp.AggFunc):
-        return node is parent.this
-    if isinstance(parent, exp.Between | exp.In) and node is parent.this:
-        opposite = [parent.args.get("low"), parent.args.get("high"), *parent.expressions]
-    elif isinstance(parent, exp.Binary):
-        opposite = [parent.args["expression"] if node is parent.this else parent.this]
-    else:
-        return False
-    found = [other for other in opposite if other is not None]
-    return bool(found) and all(isinstance(o, exp.Null) or literal(o, names) is not None for o in found)

@@ -6,6 +6,7 @@ Fractions run from 0 to 1, BLEU from 0 to 100, and perplexity is at least 1. doc
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 Cell = str | int | float | None
@@ -82,6 +83,8 @@ class TokenLoss:
     tokens: int
 
 
+RIVALS = ("base", "base_few_shot", "champion")
+"""Systems that a tuned model is held against; an evaluation is about one that is none of them, where there is one."""
 Interval = tuple[float, float]
 """Ends of a 95% bootstrap interval."""
 
@@ -107,6 +110,11 @@ class SystemScores:
     """The model's name, the server's address, or the file that the answers came from."""
     digest: str | None = None
     """Checksum of the judged model folder: what is deployed must be this."""
+
+
+def subject_of(systems: Sequence[SystemScores]) -> SystemScores:
+    """Of several systems the one that they are judged for: the tuned model, else the first that is no rival of one."""
+    return min(systems, key=lambda scores: (scores.name != "tuned", scores.name in RIVALS))
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,11 @@ class Evaluation:
     """Checksum of the frozen rows: figures of two evaluations compare when it is the same."""
     plain_schemas: dict[str, float] | None = None
     """Figures of the tuned model on the same rows without what data.realistic added; None where it added nothing."""
+
+    @property
+    def subject(self) -> SystemScores | None:
+        """The system that the evaluation is about, and that its gate judges."""
+        return subject_of(self.systems) if self.systems else None
 
     def find(self, name: str) -> SystemScores | None:
         """The scores of one system, if it was judged."""

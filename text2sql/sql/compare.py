@@ -17,20 +17,25 @@ _MAX_PERMUTATIONS = 5_000
 Row = tuple[Any, ...]
 
 
-def same_result(gold: Result, predicted: Result, ordered: bool) -> bool:
+def same_result(gold: Result, predicted: Result, ordered: bool, distinct: bool = False) -> bool:
     """Whether a prediction's result is the gold's.
 
-    Columns may stand in another order and their names do not count; rows are a multiset unless `ordered`. Whole numbers
-    are compared exactly, 1 and 1.0 alike; text equals no number; NULL equals NULL. A truncated result equals nothing.
+    Columns may stand in another order and their names do not count; rows are a multiset unless `ordered`, and where
+    `distinct`, a row that is repeated counts once, at its first place. Whole numbers are compared exactly, 1 and 1.0
+    alike; text equals no number; NULL equals NULL. A truncated result equals nothing.
     """
-    if gold.truncated or predicted.truncated or len(gold.rows) != len(predicted.rows):
+    if gold.truncated or predicted.truncated or len(gold.columns) != len(predicted.columns):
         return False
-    if len(gold.columns) != len(predicted.columns):
+    if len(gold.rows) != len(predicted.rows) and not distinct:
         return False
-    if not gold.rows:
+    if gold.rows == predicted.rows:
         return True
     left = [tuple(map(_canonical, row)) for row in gold.rows]
     right = [tuple(map(_canonical, row)) for row in predicted.rows]
+    if distinct:
+        left, right = list(dict.fromkeys(left)), list(dict.fromkeys(right))
+    if len(left) != len(right) or not left:
+        return len(left) == len(right)
     for order in _column_orders(left, right):
         turned = right if order is None else [tuple(row[i] for i in order) for row in right]
         if _same_rows(left, turned, ordered):

@@ -16,6 +16,7 @@ from text2sql.sql.values import dates, fresh, numbers, satisfies, texts
 _MAX_FILLED_TABLES = 30
 _MAX_ROWS = 120
 _TIED_VALUES = 4
+_SMALL_FROM = 8
 
 
 class Database(sqlite3.Connection):
@@ -43,12 +44,13 @@ def build_database(schema: Schema, forgiving: bool = False) -> Database:
 
 
 def fill_database(connection: sqlite3.Connection, schema: Schema, literals: Hints, seed: int) -> None:
-    """Insert 10 to 40 rows a table (up to 120 where counts ask for it), the same for the same arguments.
+    """Insert 10 to 40 rows a table (up to 120 where counts ask for it), or 3 to 8, the same for the same arguments.
 
     Rows that satisfy the query's conditions, rows that miss one of them by a little, and others are mixed; linked
     columns share values. seed % 4 picks the kind: 0 nothing repeats but what is grouped by, so that no other row covers
     for a near miss; 1 keys unique, with NULLs; 2 keys repeat, with NULLs; 3 keys unique, few distinct values. In 1 and
-    3 the leading columns of ORDER BY have ties. Where seed % 8 is 1, no number is next to one of the query's.
+    3 the leading columns of ORDER BY have ties, in 2 whole rows repeat. Where seed % 8 is 1, no number is next to one
+    of the query's. Of each 64 seeds, a third from the eighth on has small tables, whose sums are near their bounds.
 
     Of very many tables, those that the query names are filled, and others up to 30 in all.
     """
@@ -111,6 +113,9 @@ class _Filler:
         self._nulls = 0.08 if seed % 4 in (1, 2) else 0.0
         self._narrow = seed % 4 == 3
         self._beside = seed % 8 != 1
+        self._centred = seed % 2 == 0
+        self._repeats = seed % 4 == 2
+        self._few = seed % 64 >= _SMALL_FROM and seed % 3 == 0
         self._tied = hints.leading if seed % 2 else set()
         self._sizes = sorted({s for n in hints.sizes for s in (n - 1, n, n + 1, n + 2) if s > 0})
         self._groups = _groups(schema, hints)
@@ -127,7 +132,10 @@ class _Filler:
         linked_unique = any(u and key in self._groups for u, key in zip(unique, keys, strict=True))
         count = self._rng.randint(11, 16) if linked_unique else self._rng.randint(20, 34)
         if not linked_unique:
-            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes) + 1, self._hints.limit**2 // 2)
+            groups = self._hints.limit + 3  # of 1, 2, 3, … rows
+            count = max(count, 2 * self._hints.limit + 5, sum(self._sizes) + 1, groups * (groups - 1) // 2)
+        if self._few:
+            count = self._rng.randint(3, 8)
         count = min(max(count, self._hints.limit + 3), _MAX_ROWS)
         conditioned = [i for i, key in enumerate(keys) if self._hints.conditions.get(key)]
         count += 6 * max(len(conditioned) - 2, 0)
@@ -136,7 +144,15 @@ class _Filler:
             self._column(key, own, [plan.get(i) for plan in plans])
             for i, (key, own) in enumerate(zip(keys, unique, strict=True))
         ]
+        for place, i in enumerate(conditioned):  # NULL once in each, where the other conditions are met
+            if self._nulls and not unique[i] and keys[i] not in self._hints.ordered:
+                columns[i][5 * place % count] = None
+        for key, cells in zip(keys, columns, strict=True):
+            if key in self._hints.averaged and self._centred:
+                _centre(cells)
         rows = list(zip(*columns, strict=True))
+        if self._repeats and not any(column.primary for column in table.columns):
+            rows += rows[: len(rows) // 6]
         self._rng.shuffle(rows)
         return rows
 
@@ -206,8 +222,9 @@ class _Filler:
             chosen = rng.sample(own, max(len(own) - rng.randint(1, 3), 2))
         else:
             chosen = rng.sample(pool, min(len(pool), max(12, self._hints.limit + 3)))
-        groups = max(5 if self._narrow else 8, min(self._hints.limit + 3, 14))
-        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(1, groups))
+        groups = max(rng.randint(4, 6) if self._narrow else rng.randint(6, 9), min(self._hints.limit + 3, 14))
+        least = 2 if self._narrow else 1  # of one row, every aggregate is the same
+        sizes = sorted({1, *self._sizes}) if self._sizes else list(range(least, groups + least - 1))
         sizes = sizes[: len(chosen)]
         while len(sizes) > 1 and sum(sizes) > count:
             sizes.pop()
@@ -246,11 +263,23 @@ class _Filler:
                 pool, near = numbers(rng, conditions, size, beside=self._beside)
             else:
                 pool, near = (dates if temporal else texts)(rng, conditions, size)
-            if number and not temporal:
-                odd = [v for _, v in conditions if isinstance(v, str)]
-                pool, near = list(dict.fromkeys([*odd, *pool])), list(dict.fromkeys([*odd, *near]))
+            if number and not temporal and (odd := [(op, v) for op, v in conditions if isinstance(v, str)]):
+                beside = texts(rng, odd, 0)[1]  # SQLite keeps text in a number column where it is no number
+                pool, near = list(dict.fromkeys([*beside, *pool])), list(dict.fromkeys([*beside, *near]))
             self._pools[root] = (pool, near)
         return self._pools[root]
+
+
+def _centre(cells: list[Value | None]) -> None:
+    """Change a value or two so that one equals the average of the column, exactly."""
+    whole = [i for i, cell in enumerate(cells) if isinstance(cell, int)]
+    if len(whole) < 3 or any(isinstance(cell, float | str) for cell in cells):
+        return
+    middle, adjusted, *others = reversed(whole)
+    rest = sum(int(cells[i] or 0) for i in others) + int(cells[adjusted] or 0)
+    short = -rest % (len(whole) - 1)
+    cells[adjusted] = int(cells[adjusted] or 0) + short
+    cells[middle] = (rest + short) // (len(whole) - 1)
 
 
 def _names_its_table(key: Key) -> bool:

@@ -1,27 +1,35 @@
-"""Running SQL that nobody trusts: read-only, bounded in time and size, a few functions, no system tables.
+"""Running SQL that nobody trusts: read-only, bounded in time, memory and size, a few functions, no system tables.
 
-What one SQLite opcode can do before the deadline is looked at again is bounded by the length limits; what goes on while
-a query is being prepared is not bounded here, so callers that judge untrusted text do it in a process that can be
-killed (text2sql.sql.workers).
+SQLite looks at a deadline only where its program jumps. What one step can do is bounded by the length limits, but a
+long stretch of such steps, or the preparation of a query, is not: whoever judges untrusted text does it in a process
+that can be killed (text2sql.sql.workers), where `die_when_stuck` ends it at the latest a second after its time.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import signal
 import sqlite3
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from text2sql.errors import ExecutionError, ForbiddenFunctionError, QueryTimeoutError, UnsafeSqlError
-from text2sql.sql.parse import MAX_NESTING, MAX_QUERY_CHARS, leading_word, tokens
+from text2sql.sql.parse import MAX_NESTING, MAX_QUERY_CHARS, leading_word, one_line, tokens
 
 MAX_ROWS = 10_000
 MAX_RESULT_BYTES = 16_000_000
 MAX_VALUE_BYTES = 50_000
-"""Longest string or row. trim(x, y) and instr(x, y) take up to its square in steps, uninterrupted."""
+"""Longest string or row. trim(x, y), the worst, takes half a second on such strings, uninterrupted."""
+MEMORY_BYTES = 512 << 20
+"""All that SQLite may hold in this process: databases in memory, and what queries sort, group and materialise."""
 _STEPS_BETWEEN_CHECKS = 1_000
+_STEPS_BETWEEN_CALLS = 8
+"""Instead, where a step may be one of these, tens of milliseconds long."""
+_SLOW_CALL = re.compile(r"trim|instr|replace|like|glob", re.IGNORECASE)
+_GRACE_SECONDS = 1.0
 
 _ALLOWED_FUNCTIONS = frozenset(
     re.findall(
@@ -47,7 +55,10 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 256,
     sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 0,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
+_SIZED = (str, bytes)
+_deadly = False
 
 
 @dataclass(frozen=True)
@@ -62,18 +73,29 @@ class Result:
 def run_query(connection: sqlite3.Connection, sql: str, timeout: float, max_rows: int = MAX_ROWS) -> Result:
     """Run one query, at most `timeout` seconds long.
 
-    On a connection of `build_database` that is not forgiving, double-quoted text that names no column is an error.
+    On a `Database` that is not forgiving, double-quoted text that names no column is an error.
 
     Raises:
         UnsafeSqlError: it does more than read tables of the database; ForbiddenFunctionError for a function.
         ExecutionError: the database refuses it, or it ran out of a limit; QueryTimeoutError for that of time.
     """
-    if not getattr(connection, "forgiving", True):
+    return _run(connection, sql, timeout, max_rows)
+
+
+def plan_query(connection: sqlite3.Connection, sql: str, timeout: float) -> None:
+    """Let the database prepare a query, and not run it.
+
+    Raises:
+        SqlError: as run_query.
+    """
+    _run(connection, sql, timeout, 0, before="EXPLAIN ")
+
+
+def _run(connection: sqlite3.Connection, sql: str, timeout: float, max_rows: int, before: str = "") -> Result:
+    if '"' in sql and not getattr(connection, "forgiving", True):
         sql = strict_quotes(sql)
     if leading_word(sql) in ("EXPLAIN", "PRAGMA"):  # no action for the authorizer to deny, or several
         raise UnsafeSqlError(f"only SELECT is allowed, not {leading_word(sql)}")
-    for limit, value in _LIMITS.items():
-        connection.setlimit(limit, value)
     denied: list[UnsafeSqlError] = []
     expires = time.monotonic() + timeout
 
@@ -85,19 +107,59 @@ def run_query(connection: sqlite3.Connection, sql: str, timeout: float, max_rows
             denied.append(objection)
         return sqlite3.SQLITE_DENY if objection else sqlite3.SQLITE_OK
 
-    connection.set_authorizer(authorize)
-    connection.set_progress_handler(lambda: time.monotonic() > expires, _STEPS_BETWEEN_CHECKS)
     try:
-        return _fetch(connection, sql, max_rows, expires)
+        _bound(connection)
+        connection.set_authorizer(authorize)
+        steps = _STEPS_BETWEEN_CALLS if _SLOW_CALL.search(sql) else _STEPS_BETWEEN_CHECKS
+        connection.set_progress_handler(lambda: time.monotonic() > expires, steps)
+        if _deadly:
+            signal.setitimer(signal.ITIMER_REAL, timeout + _GRACE_SECONDS)
+        return _fetch(connection, before + sql, max_rows, expires)
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError, OverflowError) as error:
-        if denied:
-            raise denied[0] from None
-        if time.monotonic() > expires:
-            raise QueryTimeoutError(f"ran longer than {timeout:g} s") from None
-        raise ExecutionError(str(error) or type(error).__name__) from None
+        raise denied[0] if denied else _explained(error, timeout, late=time.monotonic() > expires) from None
     finally:
+        if _deadly:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         connection.set_progress_handler(None, 0)
         connection.set_authorizer(None)
+
+
+def die_when_stuck() -> None:
+    """From now on a query that nothing interrupts at its deadline ends this process, by SIGALRM; for workers.
+
+    Python's own handlers wait for SQLite to return; the signal's default action does not.
+    """
+    global _deadly
+    if hasattr(signal, "setitimer"):  # not on Windows: the worker's caller is slower, but kills it too
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        _deadly = True
+
+
+def _explained(error: Exception, timeout: float, late: bool) -> ExecutionError:
+    if isinstance(error, MemoryError):
+        return ExecutionError(f"needs more than {MEMORY_BYTES >> 20} MiB of memory")
+    if late:
+        return QueryTimeoutError(f"ran longer than {timeout:g} s")
+    return ExecutionError(one_line(str(error)) or type(error).__name__)
+
+
+def _bound(connection: sqlite3.Connection) -> None:
+    """Set what outlives a query, once for a connection that can remember it."""
+    if getattr(connection, "bounded", False):
+        return
+    _bound_memory()
+    for limit, value in _LIMITS.items():
+        connection.setlimit(limit, value)
+    connection.execute("PRAGMA temp_store = MEMORY").close()  # else it fills the disk, or fails in a worker
+    if hasattr(connection, "__dict__"):
+        connection.__dict__["bounded"] = True
+
+
+@functools.cache
+def _bound_memory() -> None:
+    """SQLite's limit is one for the process, and can only be lowered afterwards."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(f"PRAGMA hard_heap_limit = {MEMORY_BYTES}")
 
 
 def strict_quotes(sql: str) -> str:
@@ -112,39 +174,47 @@ def strict_quotes(sql: str) -> str:
 
 
 def _fetch(connection: sqlite3.Connection, sql: str, max_rows: int, expires: float) -> Result:
-    cursor = connection.execute(sql)
-    try:
+    with closing(connection.execute(sql)) as cursor:
         if cursor.description is None:
             raise ExecutionError("the text holds no query")
         columns = tuple(column[0] for column in cursor.description)
         rows: list[tuple[Any, ...]] = []
         room = MAX_RESULT_BYTES
-        for row in cursor:
-            room -= sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in row)
-            if len(rows) >= max_rows or room < 0:
-                return Result(columns, rows, truncated=True)
-            rows.append(row)
-            if not len(rows) % 256 and time.monotonic() > expires:  # few steps a row can stay below the handler's count
+        # As many rows at once as surely fit: most results end within the first batch, and need no measuring.
+        batch = max(min(MAX_RESULT_BYTES // (len(columns) * MAX_VALUE_BYTES), 256), 1)
+        while True:
+            more = cursor.fetchmany(batch)
+            if not rows and len(more) < min(batch, max_rows + 1):
+                return Result(columns, more)
+            for row in more:
+                room -= sum(len(cell) if isinstance(cell, _SIZED) else 8 for cell in row)
+                if len(rows) >= max_rows or room < 0:
+                    return Result(columns, rows, truncated=True)
+                rows.append(row)
+            if len(more) < batch:
+                return Result(columns, rows)
+            if time.monotonic() > expires:
                 raise sqlite3.OperationalError("interrupted")
-        return Result(columns, rows)
-    finally:
-        cursor.close()
 
 
 def _objection(action: int, first: str | None, second: str | None, database: str | None) -> UnsafeSqlError | None:
     """Why SQLite's authorizer callback must deny an action, or None."""
     if action == sqlite3.SQLITE_FUNCTION:
         name = (second or "").lower()
-        return None if name in _ALLOWED_FUNCTIONS else ForbiddenFunctionError(f"function {name} is not allowed")
+        return (
+            None
+            if name in _ALLOWED_FUNCTIONS
+            else ForbiddenFunctionError(f"function {one_line(name, 60)} is not allowed")
+        )
     if action not in _ALLOWED_ACTIONS:
         asked = _ACTION_NAMES.get(action, f"action {action}")
         return UnsafeSqlError(f"only SELECT is allowed: SQLite asked for {asked}")
     if action == sqlite3.SQLITE_READ:
         name = (first or "").lower()
         if name.startswith(("sqlite_", "pragma_")) or name in _virtual_tables():
-            return UnsafeSqlError(f"system table {name} cannot be read")
+            return UnsafeSqlError(f"system table {one_line(name, 60)} cannot be read")
         if database not in (None, "", "main"):
-            return UnsafeSqlError(f"database {database} cannot be read")
+            return UnsafeSqlError(f"database {one_line(database, 60)} cannot be read")
     return None
 
 

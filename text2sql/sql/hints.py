@@ -49,6 +49,8 @@ class Hints:
     """GROUP BY columns."""
     determining: set[Key] = field(default_factory=set)
     """GROUP BY columns that must determine other columns of their table for the result to be defined."""
+    averaged: set[Key] = field(default_factory=set)
+    """Columns compared with their own average: a value that equals it tells > from >=."""
     sizes: list[int] = field(default_factory=list)
     """Numbers that counts are compared with."""
     limit: int = 0
@@ -176,11 +178,19 @@ class _Reader:
                 if not isinstance(value, str):
                     self.hints.numeric.add(key)
             return
+        self._average(left, right)
         one, other = self._value_column(left), self._value_column(right)
         if one and other and one != other:
             self.hints.links.append((one, other))
             if operator == "=":
                 self.hints.joined |= {one, other}
+
+    def _average(self, *sides: exp.Expr | None) -> None:
+        for side in sides:
+            query = side.unnest() if side is not None else None
+            selected = _selected(query) if isinstance(query, exp.Query) else []
+            if len(selected) == 1 and isinstance(selected[0], exp.Avg):
+                self.hints.averaged.update(self._keys([selected[0].this]))
 
     def _value_column(self, node: exp.Expr | None) -> Key | None:
         """The column whose values a node takes: itself, or what a subquery selects, MIN and MAX looked through."""

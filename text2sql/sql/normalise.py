@@ -39,15 +39,31 @@ def normalise(sql: str, schema_text: str | None = None) -> str:
         ParseError: the query, or the schema, is no SQL.
         UnsafeSqlError: it is not one SELECT.
     """
-    schema = parse_schema(schema_text) if schema_text is not None else None
-    tree = parse(sql)
+    return canonical(parse(sql), parse_schema(schema_text) if schema_text is not None else None)
+
+
+def canonical(tree: exp.Expr, schema: Schema | None, values: bool = True) -> str:
+    """As `normalise`, of a tree, which is used up; without `values` every literal is written as '?'.
+
+    Raises:
+        ParseError: the query nests too deeply.
+    """
     try:
-        return _canonical(tree, schema)
+        return _text(_canonical(tree, schema, values))
     except RecursionError:
         raise ParseError("the query nests too deeply to be compared; flatten it") from None
 
 
-def _canonical(tree: exp.Expr, schema: Schema | None) -> str:
+def normal_tree(sql: str, schema_text: str | None = None) -> exp.Expr:
+    """The tree whose text is that of `normalise`; raises what that raises."""
+    schema = parse_schema(schema_text) if schema_text is not None else None
+    try:
+        return _canonical(parse(sql), schema, values=True)
+    except RecursionError:
+        raise ParseError("the query nests too deeply to be compared; flatten it") from None
+
+
+def _canonical(tree: exp.Expr, schema: Schema | None, values: bool) -> exp.Expr:
     if schema:
         tree = _strings_for_quoted_text(tree, schema)
     scopes = Scopes(tree, schema)
@@ -58,8 +74,9 @@ def _canonical(tree: exp.Expr, schema: Schema | None) -> str:
     for select in list(tree.find_all(exp.Select)):
         _drop_aliases(select, scopes)
         _merge_inner_joins(select)
-    tree = _bottom_up(tree)
-    return tree.sql(dialect=DIALECT, comments=False)
+    if not values:
+        _mask_literals(tree)
+    return _bottom_up(tree)
 
 
 def _strings_for_quoted_text(tree: exp.Expr, schema: Schema) -> exp.Expr:
@@ -68,6 +85,20 @@ def _strings_for_quoted_text(tree: exp.Expr, schema: Schema) -> exp.Expr:
         if is_quoted_text(column, names):
             column.replace(exp.Literal.string(column.name))
     return tree
+
+
+def _mask_literals(tree: exp.Expr) -> None:
+    """Once ordinals stand for what they mean; a sign belongs to its number, and COUNT(1) counts rows."""
+    for literal_ in list(tree.find_all(exp.Literal)):
+        signed: exp.Expr = literal_
+        while isinstance(signed.parent, exp.Neg):
+            signed = signed.parent
+        if isinstance(signed.parent, exp.Count):
+            continue
+        literal_.set("this", "?")  # in place: replacing one in a list of thousands searches the list
+        literal_.set("is_string", True)
+        if signed is not literal_:
+            signed.replace(literal_)
 
 
 def _rename(tree: exp.Expr, scopes: Scopes) -> exp.Expr:

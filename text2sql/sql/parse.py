@@ -127,6 +127,9 @@ class _BoundedParser(SQLiteParser):
         self._steps, self._most = 0, 1_000 + 20 * len(raw_tokens)
         return super().parse(raw_tokens, sql)
 
+    def _warn_unsupported(self) -> None:
+        """sqlglot would log the text, which is not ours to keep; what it could not read is a Command, and refused."""
+
     def _advance(self, times: int = 1) -> None:
         self._steps += 1
         if self._steps > self._most:
@@ -150,9 +153,9 @@ def parse_statements(sql: str, limit: int = MAX_QUERY_CHARS) -> list[exp.Expr]:
     except (RecursionError, _TooManySteps):
         raise ParseError("the text nests too deeply to be parsed; flatten it") from None
     except SqlglotError as error:
-        raise ParseError(f"not SQL: {_one_line(str(error))}") from None
+        raise ParseError(f"not SQL: {one_line(str(error))}") from None
     except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:  # bugs of the parser on odd input
-        raise ParseError(f"not SQL: {type(error).__name__} in the parser: {_one_line(str(error))}") from None
+        raise ParseError(f"not SQL: {type(error).__name__} in the parser: {one_line(str(error))}") from None
     return [tree for tree in trees if tree is not None and not isinstance(tree, exp.Semicolon)]
 
 
@@ -199,6 +202,11 @@ def assert_read_only(tree: exp.Expr) -> None:
             _assert_plain_table(node)
 
 
+def write_in(tree: exp.Expr) -> exp.Expr | None:
+    """The first node of a tree that does more than read."""
+    return tree if not isinstance(tree, exp.Query | exp.Values) else tree.find(*_WRITES)
+
+
 def _assert_few_expansions(tree: exp.Expr) -> None:
     """SQLite copies a CTE for each use while it prepares a query, which nothing interrupts: 30 doublings are a bomb."""
     visible: dict[int, dict[str, exp.CTE]] = {}
@@ -221,7 +229,7 @@ def _assert_few_expansions(tree: exp.Expr) -> None:
             sizes[id(node)] = 1  # while it is being counted: a recursive CTE is copied once
             total = 1 + sum(size(used, depth + 1) for used in uses.get(id(node), []))
             if total > _MAX_EXPANSIONS:
-                name = f"CTE {node.alias}" if node is not None else "the query"
+                name = f"CTE {one_line(node.alias, 60)}" if node is not None else "the query"
                 raise UnsafeSqlError(f"{name} expands to more than {_MAX_EXPANSIONS} queries")
             sizes[id(node)] = total
         return sizes[id(node)]
@@ -244,11 +252,20 @@ def _resolve_cte(table: exp.Table, visible: dict[int, dict[str, exp.CTE]]) -> tu
 
 def _assert_plain_table(table: exp.Table) -> None:
     if not isinstance(table.this, exp.Identifier):
-        raise UnsafeSqlError(f"only tables can be read, not {_one_line(table.sql(dialect=DIALECT), 60)}")
+        raise UnsafeSqlError(f"only tables can be read, not {one_line(table.sql(dialect=DIALECT), 60)}")
     if _SYSTEM_TABLE.match(table.name):
-        raise UnsafeSqlError(f"system table {table.name} cannot be read")
+        raise UnsafeSqlError(f"system table {one_line(table.name, 60)} cannot be read")
     if table.args.get("db"):
-        raise UnsafeSqlError(f"table {table.name} is named with a database; name the table alone")
+        raise UnsafeSqlError(f"table {one_line(table.name, 60)} is named with a database; name the table alone")
+
+
+def table_names(sql: str) -> frozenset[str]:
+    """Lower-case names of the tables that a query names, CTEs among them.
+
+    Raises:
+        SqlError: as parse.
+    """
+    return frozenset(table.name.lower() for table in parse(sql).find_all(exp.Table))
 
 
 def orders_rows(tree: exp.Expr) -> bool:
@@ -258,6 +275,8 @@ def orders_rows(tree: exp.Expr) -> bool:
     return bool(tree.args.get("order"))
 
 
-def _one_line(text: str, limit: int = 200) -> str:
+def one_line(text: str, limit: int = 200) -> str:
+    """For a message: short, without line breaks, terminal codes or characters that hide or reorder what follows."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())  # sqlglot underlines with terminal codes
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -119,7 +119,7 @@ def _beside(value: Value) -> list[Value]:
         for step in (1, -1):
             changed = str(max(int(number.group()) + step, 0)).zfill(len(number.group()))
             near.append(text[: number.start()] + changed + text[number.end() :])
-    return [text for text in dict.fromkeys(near) if text]
+    return [text for text in dict.fromkeys(near) if text or not value]
 
 
 def _like(rng: random.Random, pattern: str) -> list[Value]:

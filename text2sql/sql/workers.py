@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from text2sql.sql.execute import die_when_stuck
+
 _CHUNK = 64
 _ITEMS_WORTH_A_PROCESS = 8
 _PATROL_SECONDS = 0.05
@@ -28,11 +31,23 @@ _START_SECONDS = 60.0
 _ERROR_CHARS = 300
 MEMORY_BYTES = 2 << 30
 """Address space of a worker."""
+_WORN_BYTES = 768 << 20
+"""A worker that holds this much when it has answered makes room for a fresh one: more than any one query may need."""
 
 
 def process_count() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_command(function: str) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of a worker: of the caller's environment only what Python needs to start."""
+    root = str(Path(__file__).resolve().parents[2])
+    keep = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
+    environment = {name: os.environ[name] for name in keep if name in os.environ}
+    environment |= {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+    # -P: no module of the current folder
+    return [sys.executable, "-P", "-m", "text2sql.sql.workers", function], environment
 
 
 def map_rows(
@@ -146,16 +161,16 @@ class _Worker(threading.Thread):
         while index < stop:
             line, late = self._read(process, self._seconds)
             if not line.endswith("\n"):
-                self._end()
+                code = self._end()
                 if not self._stopped:
-                    how = f"took more than {self._seconds:g} s" if late else "the worker process died"
+                    how = f"took more than {self._seconds:g} s" if late else how_it_died(code)
                     self._answered(index, self._on_failure(self._items[index], how))
                 return index + 1
             said = json.loads(line)
             item = self._items[index]
             self._answered(index, self._on_failure(item, said["error"]) if "error" in said else said["answer"])
             index += 1
-            if late:  # killed just as it answered: the next item must not be blamed
+            if late or said.get("worn"):  # killed just as it answered: the next item must not be blamed
                 self._end()
                 return index
         return index
@@ -171,12 +186,9 @@ class _Worker(threading.Thread):
         return line, late
 
     def _begin(self) -> subprocess.Popen[str]:
-        root = str(Path(__file__).resolve().parents[2])
-        keep = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
-        environment = {name: os.environ[name] for name in keep if name in os.environ}
-        environment |= {"PYTHONPATH": root, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+        command, environment = worker_command(self._function)
         process = subprocess.Popen(
-            [sys.executable, "-m", "text2sql.sql.workers", self._function],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -194,7 +206,8 @@ class _Worker(threading.Thread):
             raise RuntimeError(f"a worker for {self._function} did not start (exit code {code}); see its error above")
         return process
 
-    def _end(self) -> None:
+    def _end(self) -> int | None:
+        """Make sure that the process is gone; its exit code, which is -N where signal N ended it."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
@@ -204,6 +217,14 @@ class _Worker(threading.Thread):
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
+        return process.returncode if process is not None else None
+
+
+def how_it_died(code: int | None) -> str:
+    """Words for a worker's exit code."""
+    if code == -getattr(signal, "SIGALRM", 0):
+        return "a query went on past its deadline and could not be interrupted"
+    return "the worker process died"
 
 
 def _feed(process: subprocess.Popen[str], lines: list[str]) -> None:
@@ -228,12 +249,24 @@ def _limit_resources() -> None:
 
 
 def _answer(function: Callable[[Any], Any], item: Any) -> str:
-    """A JSON object with the function's `answer`, or with the `error` that it raised."""
+    """A JSON object with the function's `answer`, or the `error` that it raised; `worn` if it should be the last."""
     try:
-        return json.dumps({"answer": function(item)})
+        said = {"answer": function(item)}
     except Exception as error:  # noqa: BLE001 - whatever it is, it concerns this item alone
         text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(": ")
-        return json.dumps({"error": text if len(text) <= _ERROR_CHARS else text[: _ERROR_CHARS - 1] + "…"})
+        said = {"error": text if len(text) <= _ERROR_CHARS else text[: _ERROR_CHARS - 1] + "…"}
+    if _resident_bytes() > _WORN_BYTES:
+        said["worn"] = True
+    return json.dumps(said)
+
+
+def _resident_bytes() -> int:
+    """Memory that this process holds, 0 where /proc does not tell; `resource` knows a peak with the parent's in it."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - a third of pathlib's time, for every item
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def main() -> None:
@@ -243,7 +276,9 @@ def main() -> None:
     output = sys.stdout
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - nothing but answers may reach the pipe
     sys.dont_write_bytecode = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which ends its workers
     _limit_resources()
+    die_when_stuck()
     output.write("ready\n")
     output.flush()
     for line in sys.stdin:

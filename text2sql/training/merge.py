@@ -29,6 +29,7 @@ from text2sql.errors import ModelError, ParityError
 from text2sql.training.checkpoints import writing
 from text2sql.training.decoding import completion_logits, generate_tokens
 from text2sql.training.model import DTYPES, load_base, load_for_inference, load_tokenizer, quiet, training_device
+from text2sql.training.recipe import recipe_of, write_recipe
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def merge_adapter(adapter: Path, settings: Settings, rows: Dataset, output: Path
     output = output.absolute()
     with writing(output), new_folder(output.parent) as draft:
         write_merged(adapter, settings, tokenizer, draft)
+        write_recipe(draft, recipe_of(settings))
         _free_memory()
         parity = compare(expected, _merged_answers(draft, settings, rows), tokenizer, rows)
         if parity.agreement < settings.merge.min_agreement:

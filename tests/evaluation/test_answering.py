@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import json
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tests.training_fixtures import made_up_rows
+from text2sql.config import EvaluationSection
 from text2sql.data.prompt import encode_rows
-from text2sql.errors import ModelError
-from text2sql.evaluation.generate import completion_perplexity, generate
+from text2sql.errors import DataError, ModelError
+from text2sql.evaluation.answering import LocalModel, local_model, recorded_answers
 from text2sql.training.decoding import end_tokens, generate_tokens
 from text2sql.training.model import load_for_inference
 
@@ -28,6 +29,11 @@ def loaded(tiny_model: Path) -> Loaded:
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(20)
     return model, tokenizer
+
+
+def answerer(loaded: Loaded, max_new_tokens: int = 8, batch_size: int = 4) -> LocalModel:
+    limits = EvaluationSection(max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return LocalModel(*loaded, limits, "tiny")
 
 
 def one_by_one(loaded: Loaded, steps: int) -> list[list[int]]:
@@ -59,12 +65,12 @@ def test_rows_that_end_leave_the_batch_and_the_others_go_on(loaded: Loaded, monk
 
 
 def test_answers_come_in_the_order_of_the_prompts_without_special_tokens(loaded: Loaded) -> None:
-    model, tokenizer = loaded
-    answers = generate(model, tokenizer, PROMPTS, 8, 4)
-    assert generate(model, tokenizer, PROMPTS[::-1], 8, 4) == answers[::-1]
+    _, tokenizer = loaded
+    answers = answerer(loaded).answers(PROMPTS)
+    assert answerer(loaded).answers(PROMPTS[::-1]) == answers[::-1]
     assert not any(token in answer for answer in answers for token in tokenizer.all_special_tokens)
     assert all(answer == answer.strip() for answer in answers)
-    assert generate(model, tokenizer, [], 8, 4) == []
+    assert answerer(loaded).answers([]) == []
 
 
 def test_at_most_so_many_tokens(loaded: Loaded) -> None:
@@ -73,10 +79,10 @@ def test_at_most_so_many_tokens(loaded: Loaded) -> None:
 
 
 def test_the_models_mode_is_put_back(loaded: Loaded) -> None:
-    model, tokenizer = loaded
+    model, _ = loaded
     model.train()
-    generate(model, tokenizer, PROMPTS[:2], 2, 2)
-    completion_perplexity(model, tokenizer, Dataset.from_list(made_up_rows(2)), 2)
+    answerer(loaded, 2, 2).answers(PROMPTS[:2])
+    answerer(loaded, 2, 2).losses(Dataset.from_list(made_up_rows(2)))
     assert model.training
     model.eval()
 
@@ -92,15 +98,51 @@ def test_without_an_end_token_no_answer_would_end(loaded: Loaded, monkeypatch: p
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_perplexity_is_over_completion_tokens(loaded: Loaded, batch_size: int) -> None:
+def test_losses_are_those_of_the_completion_tokens(loaded: Loaded, batch_size: int) -> None:
     model, tokenizer = loaded
     rows = made_up_rows(11)
-    total, count = 0.0, 0
-    for row in encode_rows(tokenizer, [r["prompt"] for r in rows], [r["completion"] for r in rows]):
+    measured = answerer(loaded, batch_size=batch_size).losses(Dataset.from_list(rows))
+    encoded = encode_rows(tokenizer, [r["prompt"] for r in rows], [r["completion"] for r in rows])
+    for row, loss in zip(encoded, measured, strict=True):
         ids, mask = torch.tensor(row["input_ids"]), torch.tensor(row["completion_mask"], dtype=torch.bool)
         with torch.no_grad():
             losses = torch.nn.functional.cross_entropy(model(ids[None]).logits[0, :-1], ids[1:], reduction="none")
-        total += float(losses[mask[1:]].sum())
-        count += int(mask.sum())
-    measured = completion_perplexity(model, tokenizer, Dataset.from_list(rows), batch_size)
-    assert math.log(measured) == pytest.approx(total / count, rel=1e-5)
+        assert loss.tokens == int(mask.sum())
+        assert loss.total == pytest.approx(float(losses[mask[1:]].sum()), rel=1e-5)
+
+
+def test_a_model_folder_is_opened_with_its_checksum(tiny_model: Path) -> None:
+    contender = local_model(tiny_model, EvaluationSection(max_new_tokens=2))
+    assert len(contender.digest or "") == 64
+    with contender.open() as answerer:
+        assert answerer.source == str(tiny_model)
+        assert len(answerer.answers(PROMPTS[:3])) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", json.dumps(["SELECT 1", "SELECT 2"])),
+        ("a.json", json.dumps([{"prediction": "SELECT 1"}, {"prediction": "SELECT 2", "row": 2}])),
+        ("a.jsonl", '"SELECT 1"\n\n{"prediction": "SELECT 2"}\n'),
+        ("a.sql", "SELECT 1\nSELECT 2\n"),
+    ],
+)
+def test_predictions_in_a_file(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with recorded_answers(path).open() as answerer:
+        assert answerer.answers(["p", "q"]) == ["SELECT 1", "SELECT 2"]
+        assert answerer.losses(Dataset.from_list(made_up_rows(2))) is None
+        with pytest.raises(DataError, match="holds 2 predictions for 3 test rows"):
+            answerer.answers(["p", "q", "r"])
+
+
+@pytest.mark.parametrize("text", ["{", '{"a": 1}', "[{}]", "7"])
+def test_a_file_that_holds_no_predictions(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="no list of predictions"):
+        recorded_answers(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        recorded_answers(tmp_path / "gone.json")

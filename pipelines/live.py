@@ -1,0 +1,97 @@
+"""What is live: shown, ended, or put back to the version before. None of it needs a run, or ZenML to be well."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from text2sql.config_file import load_settings
+from text2sql.deployment.local import LocalTarget
+
+if TYPE_CHECKING:
+    from pipelines.launch import Finished
+    from text2sql.config import Settings
+    from text2sql.deployment.target import Serving, Status
+
+NOT_WELL = 1
+EXAMPLE = (
+    '{"question": "How many singers are older than 30?", "schema_text": "CREATE TABLE singer (name TEXT, age INTEGER)"}'
+)
+
+
+def act(what: str, config: Path, overrides: list[str]) -> int:
+    """status, stop or rollback; the exit code."""
+    settings = load_settings(config, overrides)
+    target = LocalTarget(settings.name, settings.deploy)
+    if what == "stop":
+        target.stop(_tell)
+        return 0
+    if what == "rollback":
+        release = target.rollback(_tell)
+        _mark(settings, release.version)
+        _print(f"{release.title} serves at {target.address} again")
+        return 0
+    status = target.status()
+    _print(status_text(settings.name, status))
+    return 0 if status.current and status.current.state == "up" else NOT_WELL
+
+
+def status_text(name: str, status: Status) -> str:
+    """What serves where, since when, and on what grounds."""
+    lines = [f"{name} at {status.address} ({status.target})"]
+    if status.detail:
+        lines.append(f"  {status.detail}")
+    if status.current is None:
+        lines.append("  nothing is deployed")
+    for label, serving in (("live", status.current), ("previous", status.previous)):
+        if serving is not None:
+            lines += _lines(label, serving)
+    return "\n".join(lines)
+
+
+def _lines(label: str, serving: Serving) -> list[str]:
+    from text2sql.evaluation.figures import FIGURES
+
+    release = serving.release
+    why = f" ({serving.why})" if serving.why else ""
+    restarts = f", started again {serving.restarts} times" if serving.restarts else ""
+    how = f"{serving.state}{why}, live since {serving.since or 'never'}, {serving.engine}{restarts}"
+    figures = [f"{f.label} {f.show(release.figures[f.key])}" for f in FIGURES if f.key in release.figures]
+    return [
+        f"  {label:<9} version {release.version}, {how}",
+        f"  {'':<9} {release.verdict} (evaluated {release.evaluated})",
+        f"  {'':<9} {', '.join(figures)}",
+        f"  {'':<9} SHA-256 {release.digest}",
+    ]
+
+
+def show_deployment(finished: Finished) -> None:
+    """Where it is live, and how to ask it."""
+    card = finished.load("deploy", "deployment")
+    _print(f"{card.name} version {card.version} is live at {card.address} ({card.verdict})")
+    if card.compared is not None:
+        _print(f"It gives {card.agreement:.1%} of {card.compared} answers as the evaluated model did.")
+    _print(f"Ask it: curl {card.address}/generate -H 'Content-Type: application/json' -d '{EXAMPLE}'")
+    _print(f"Or open {card.address}/ for the page, and {card.address}/docs for the API.")
+
+
+def _mark(settings: Settings, version: str) -> None:
+    """The stage follows what serves. A rollback must not need ZenML, so its troubles are told and no more."""
+    try:
+        from zenml.client import Client
+
+        from steps.find_champion import STAGE
+
+        Client().get_model_version(settings.name, int(version)).set_stage(STAGE, force=True)
+    except Exception as error:  # noqa: BLE001 - ZenML's own, its store's and its server's
+        why = " ".join(str(error).split())[:200]
+        _tell(f"WARNING: version {version} serves, and could not be marked in ZenML ({why})")
+
+
+def _tell(line: str) -> None:
+    print(f"  {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201

@@ -1,0 +1,58 @@
+"""The judged model goes live, if its gate passed and it is what was judged."""
+
+from typing import Annotated
+
+from zenml import get_step_context, step
+
+from materializers.deployment import DeploymentMaterializer
+from materializers.types import DeploymentCard, ModelFolder
+from steps.console import announce, record, tell
+from steps.find_champion import STAGE
+from text2sql.config import Settings
+from text2sql.evaluation.gate import Verdict
+from text2sql.evaluation.types import Evaluation
+
+
+# Never from the cache: what serves changes without a change of code or settings.
+@step(enable_cache=False, output_materializers=DeploymentMaterializer)
+def deploy(
+    merged_model: ModelFolder, evaluation: Evaluation, verdict: Verdict, settings: Settings
+) -> Annotated[DeploymentCard, "deployment"]:
+    """Start it beside what serves, check its answers, move the address over, and mark the version."""
+    from text2sql.deployment.checks import questions_of
+    from text2sql.deployment.local import LocalTarget
+    from text2sql.deployment.release import release_of
+    from text2sql.deployment.target import Limits
+    from text2sql.deployment.target import deploy as take_live
+
+    version, section = _version(), settings.deploy
+    announce("deploy", f"version {version} of {settings.name}")
+    release = release_of(settings.name, version, merged_model.digest, evaluation, verdict)
+    deployed = take_live(
+        LocalTarget(settings.name, section),
+        release,
+        merged_model.path,
+        questions_of(evaluation, section.parity_rows),
+        Limits(section.min_agreement, section.check_seconds),
+        tell,
+    )
+    _mark()
+    card = DeploymentCard.of(deployed)
+    record({"deployed": card.address, "deployed_at": card.since}, model_version=True)
+    return card
+
+
+def _version() -> str:
+    try:
+        return str(get_step_context().model.number)
+    except RuntimeError:  # called by itself, outside a pipeline
+        return "none"
+
+
+def _mark() -> None:
+    """The version that was in production until now is archived; one that is there already stays."""
+    try:
+        model = get_step_context().model
+    except RuntimeError:
+        return
+    model.set_stage(STAGE, force=True)

@@ -1,0 +1,251 @@
+"""The flow that every target goes through, over one that keeps its state and misbehaves on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from text2sql.deployment.checks import Question, Tell
+from text2sql.deployment.release import Release
+from text2sql.deployment.target import VERSION_HEADER, Limits, Serving, Status, deploy
+from text2sql.errors import DeploymentError
+
+QUESTIONS = [Question(f"question {i}", "CREATE TABLE t (c INTEGER)", f"SELECT {i} FROM t", True) for i in range(10)]
+LIMITS = Limits(min_agreement=0.9, check_seconds=2.0)
+
+
+@dataclass
+class Server:
+    """Answers over HTTP what it was told to; `dies_after` questions it breaks off."""
+
+    version: str
+    answers: dict[str, str]
+    dies_after: int = 10**9
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.reply(200, {"status": "ok"})
+
+            def do_POST(self) -> None:
+                question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["question"]
+                server.asked += 1
+                if server.asked > server.dies_after:
+                    self.close_connection = True
+                    return
+                sql = server.answers.get(question)
+                if sql is None:
+                    self.reply(500, {"error": {"message": "no such question"}})
+                else:
+                    self.reply(200, {"sql": sql, "candidates": [{"sql": sql}]})
+
+            def reply(self, status: int, body: dict[str, Any]) -> None:
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header(VERSION_HEADER, server.version)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                """Quiet."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self._thread.start()
+        self.address = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def end(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@dataclass
+class StandIn:
+    """A target in memory. Its stable address is whatever server is current, as a Service's selector has it."""
+
+    faults: dict[str, str] = field(default_factory=dict)
+    """Method → what it fails with."""
+    next_server: dict[str, Any] = field(default_factory=dict)
+    current: Server | None = None
+    previous: Server | None = None
+    staged: Server | None = None
+    before: tuple[Server | None, Server | None] = (None, None)
+    alive: list[Server] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return self.current.address if self.current else "http://127.0.0.1:9"
+
+    def _may_fail(self, what: str) -> None:
+        if what in self.faults:
+            raise DeploymentError(self.faults[what])
+
+    def _end(self, server: Server | None) -> None:
+        if server is not None:
+            self._may_fail("end")
+            server.end()
+            self.alive.remove(server)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        yield
+
+    def status(self) -> Status:
+        found = [Serving(release(s.version), "up", "") if s else None for s in (self.current, self.previous)]
+        return Status("stand-in", self.address, *found)
+
+    def serves(self, wanted: Release) -> bool:
+        return self.current is not None and self.current.version == wanted.version
+
+    def stage(self, wanted: Release, folder: Path, tell: Tell) -> str:  # noqa: ARG002
+        self._may_fail("stage")
+        self.staged = Server(wanted.version, **{"answers": right()} | self.next_server)
+        self.alive.append(self.staged)
+        self._may_fail("ready")
+        return self.staged.address
+
+    def promote(self) -> None:
+        self.before = (self.current, self.previous)
+        self.current, self.previous, self.staged = self.staged, self.current, None
+        self._may_fail("promote")
+
+    def discard(self) -> None:
+        staged, self.staged = self.staged, None
+        self._end(staged)
+
+    def restore(self) -> None:
+        failed = self.current
+        self.current, self.previous = self.before
+        self._end(failed)
+
+    def settle(self) -> None:
+        self._end(self.before[0])
+
+    def rollback(self, tell: Tell) -> Release:
+        raise NotImplementedError
+
+    def stop(self, tell: Tell) -> None:  # noqa: ARG002
+        self.faults.clear()
+        for server in [*self.alive]:
+            self._end(server)
+
+
+def right() -> dict[str, str]:
+    return {question.question: question.answer for question in QUESTIONS}
+
+
+def release(version: str) -> Release:
+    return Release("model", version, version * 64, "Gate passed: 1 rule kept", "2026-01-01T00:00:00")
+
+
+@pytest.fixture
+def target() -> Iterator[StandIn]:
+    """With version 1 live."""
+    made = StandIn()
+    deploy(made, release("1"), Path(), QUESTIONS, LIMITS, lambda _: None)
+    yield made
+    made.stop(lambda _: None)
+
+
+def take_live(target: StandIn, **server: Any) -> list[str]:
+    target.next_server = server
+    told: list[str] = []
+    deploy(target, release("2"), Path(), QUESTIONS, LIMITS, told.append)
+    return told
+
+
+def test_a_good_one_takes_over_and_the_old_one_is_kept_in_mind(target: StandIn):
+    told = take_live(target)
+    assert "10 of 10 answers are the same" in told
+    assert target.current is not None
+    assert target.previous is not None
+    assert (target.current.version, target.previous.version) == ("2", "1")
+    assert target.alive == [target.current]
+
+
+def test_what_is_live_already_is_left_alone(target: StandIn):
+    deployed = deploy(target, release("1"), Path(), QUESTIONS, LIMITS, lambda _: None)
+    assert deployed.parity is None
+    assert len(target.alive) == 1
+
+
+@pytest.mark.parametrize(
+    ("faults", "server", "words"),
+    [
+        ({"stage": "the image cannot be pulled"}, {}, "the image cannot be pulled"),
+        ({"ready": "it was not ready within 600 s"}, {}, "not ready within"),
+        ({}, {"answers": {}}, "does not answer a question .500: no such question"),
+        ({}, {"dies_after": 1}, "breaks off the connection"),
+        ({}, {"dies_after": 5}, "breaks off the connection"),
+        ({}, {"answers": right() | {"question 0": "SELECT 0", "question 1": "no"}}, "8 of 10 .* 'SELECT 0' where"),
+        ({"promote": "the address cannot be moved"}, {}, "cannot be moved"),
+        ({}, {"dies_after": 13}, "breaks off"),
+    ],
+    ids=["start", "slow", "500", "dies-at-smoke", "dies-at-parity", "answers-otherwise", "promote", "dies-when-live"],
+)
+def test_whatever_goes_wrong_the_old_one_serves_on(
+    target: StandIn, faults: dict[str, str], server: dict[str, Any], words: str
+):
+    before = target.current
+    target.faults = faults
+    with pytest.raises(DeploymentError, match=rf"version 2 does not go live: .*{words}.*; version 1 serves on$"):
+        take_live(target, **server)
+    assert target.current is before
+    assert target.alive == [before]
+    target.faults = {}
+    take_live(target)
+
+
+def test_the_first_one_that_fails_leaves_nothing():
+    target = StandIn(faults={"ready": "it died"})
+    with pytest.raises(DeploymentError, match="it died; nothing is served"):
+        take_live(target)
+    assert not target.alive
+
+
+def test_an_old_one_that_refuses_to_end_does_not_take_the_new_one_down(target: StandIn):
+    target.faults = {"end": "it does not end"}
+    assert any("could not be put to rest: it does not end" in line for line in take_live(target))
+    assert target.current is not None
+    assert target.current.version == "2"
+
+
+def test_a_new_one_that_refuses_to_end_is_told_of_with_the_reason(target: StandIn):
+    target.faults = {"end": "it does not end"}
+    with pytest.raises(DeploymentError, match="500.*What was begun could not be ended: it does not end"):
+        take_live(target, answers={})
+    assert target.current is not None
+    assert target.current.version == "1"
+
+
+def test_a_small_difference_in_writing_is_none(target: StandIn):
+    take_live(target, answers={name: sql.lower().replace(" from", "  FROM") for name, sql in right().items()})
+    assert target.current is not None
+    assert target.current.version == "2"
+
+
+def test_ctrl_c_leaves_the_old_one_too(target: StandIn):
+    def interrupt(line: str) -> None:
+        if "comparing" in line:
+            raise KeyboardInterrupt
+
+    target.next_server = {}
+    with pytest.raises(KeyboardInterrupt):
+        deploy(target, release("2"), Path(), QUESTIONS, LIMITS, interrupt)
+    assert target.current is not None
+    assert target.current.version == "1"
+    assert target.alive == [target.current]

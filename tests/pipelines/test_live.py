@@ -1,0 +1,52 @@
+"""What run.py says of what is live, without a run; and usage errors around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import run
+from pipelines.live import status_text
+from text2sql.deployment.release import Release
+from text2sql.deployment.target import Serving, Status
+
+
+def test_the_status_in_words():
+    release = Release("m", "3", "d" * 64, "Gate passed: 1 rule kept", "2026-01-01", {"execution_accuracy": 0.9})
+    down = Serving(release, "down", "2026-02-02", "vllm", "it ended with exit code 1", 2)
+    text = status_text("m", Status("local", "http://127.0.0.1:8000", down))
+    assert text.splitlines() == [
+        "m at http://127.0.0.1:8000 (local)",
+        "  live      version 3, down (it ended with exit code 1), live since 2026-02-02, vllm, started again 2 times",
+        "            Gate passed: 1 rule kept (evaluated 2026-01-01)",
+        "            Execution accuracy 0.900",
+        "            SHA-256 " + "d" * 64,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--pipeline", "status"], 1, "nothing is deployed"),
+        (["--pipeline", "stop"], 0, "nothing runs"),
+        (["--rollback"], 1, "there is no version to go back to"),
+        (["--pipeline", "deploy", "--rollback"], 1, "there is no version to go back to"),
+        (["--pipeline", "train", "--rollback"], 2, "takes nothing else"),
+        (["--rollback", "--model-version", "3"], 2, "takes nothing else"),
+        (["--pipeline", "status", "--model-version", "3"], 2, "not about a version"),
+        (["--pipeline", "stop", "--dry-run"], 2, "stop is no run"),
+        ([], 2, "name a pipeline"),
+        (["--rollback", "--set", "deploy.host=0.0.0.0"], 2, "deploy.host 0.0.0.0 can be reached from elsewhere"),
+    ],
+)
+def test_where_nothing_was_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, told: str
+):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    result = CliRunner().invoke(run.app, words)
+    assert result.exit_code == code, result.output
+    assert told in result.output
+    assert "Traceback" not in result.output

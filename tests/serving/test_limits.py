@@ -1,0 +1,279 @@
+"""What is too much: bytes, depth, time, questions at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.serving.api import COUNT, Running, ScriptedEngine, asked, running, until
+from text2sql.errors import EngineDead, EngineTimeout, ServingError
+from text2sql.serving.intake import parse_json
+from text2sql.serving.problems import Problem
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    settings = {"max_body_bytes": 300_000, "body_timeout": 1.0, "request_timeout": 2.0, "max_in_flight": 20}
+    with running(ScriptedEngine(places=2, queue=4), **settings) as found:
+        yield found
+
+
+@pytest.fixture
+def engine(server: Running) -> Iterator[ScriptedEngine]:
+    yield server.engine
+    server.engine.seconds, server.engine.failure, server.engine.alive, server.engine.progressing = 0.0, None, True, True
+    until(lambda: server.app.state.service.places.taken == 0)
+
+
+def raw(server: Running, *parts: bytes, pause: float = 0.0) -> bytes:
+    """Send bytes as they are; what comes back until the server closes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return connection.makefile("rb").read()
+
+
+HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+
+
+def code_of(answer: bytes) -> tuple[int, str]:
+    return int(answer[9:12]), json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+
+
+def test_row_17_oversized_body(server: Running):
+    with server.client() as client:
+        response = client.post("/generate", content=b" " * 400_000, headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "too_long")
+        assert client.post("/generate", json=asked()).status_code == 200
+
+
+def test_row_17_chunked_body_is_counted_while_it_comes(server: Running):
+    chunk = b"%x\r\n%s\r\n" % (50_000, b"x" * 50_000)
+    answer = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 12, b"0\r\n\r\n")
+    assert code_of(answer) == (413, "too_long")
+
+
+def test_row_17_chunked_body_without_end_is_cut_off(server: Running):
+    chunk = b"%x\r\n%s\r\n" % (65_536, b"x" * 65_536)
+    begun = time.monotonic()
+    answer = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 1_000)
+    assert time.monotonic() - begun < 15
+    assert answer == b"" or code_of(answer) == (413, "too_long")
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "abc", "9" * 30])
+def test_row_17_odd_lengths(server: Running, length: str):
+    answer = raw(server, HEAD + f"Content-Length: {length}\r\n\r\n".encode())
+    assert answer[9:12] in (b"400", b"413")
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/chat/completions", "/generate/batch"])
+@pytest.mark.parametrize("nested", ["[" * 100_000, '{"a":' * 40_000, "[" * 20 + "]" * 20, "[]," * 12_000])
+def test_row_17_deep_json(server: Running, path: str, nested: str):
+    with server.client() as client:
+        response = client.post(path, content=nested, headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"nul", b'{"a": NaN}', b'{"a": Infinity}', b"\xff\xfe{}", b'"\\ud800"', b"{'a': 1}", b"1" * 5_000],
+)
+def test_what_is_no_json_is_refused(server: Running, body: bytes):
+    with server.client() as client:
+        response = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+
+
+def test_brackets_in_texts_do_not_count():
+    text = json.dumps({"a": "[" * 1_000 + '\\"{' * 1_000})
+    assert parse_json(text.encode(), depth=2) == json.loads(text)
+    assert parse_json(b'"\\ud83d\\ude00"', depth=1) == "\U0001f600"
+    with pytest.raises(Problem):
+        parse_json(b'[["]"]]', depth=1)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_other_types_are_refused(server: Running, kind: str):
+    with server.client() as client:
+        response = client.post("/generate", content=json.dumps(asked()), headers={"Content-Type": kind})
+        assert response.status_code == 415
+
+
+def test_slow_body_is_not_waited_for(server: Running):
+    answer = raw(server, HEAD + b"Content-Length: 100\r\n\r\n", b"{", b'"', pause=0.1)
+    assert code_of(answer) == (408, "slow_request")
+
+
+def test_answer_that_takes_too_long_is_a_504(server: Running, engine: ScriptedEngine):
+    engine.seconds = 10
+    with server.client() as client:
+        response = client.post("/generate", json=asked())
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
+        streamed = client.post("/generate", json=asked(stream=True))
+        assert streamed.status_code == 504, "nothing was sent yet"
+    until(lambda: engine.running == 0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (EngineDead("gone"), 503, "engine_unavailable"),
+        (EngineTimeout("late"), 504, "timeout"),
+        (ServingError("overflow"), 503, "engine_failed"),
+        (RuntimeError("secret words"), 500, "internal_error"),
+    ],
+)
+def test_engine_s_errors_have_a_status(
+    server: Running, engine: ScriptedEngine, failure: Exception, status: int, code: str
+):
+    engine.failure = failure
+    with server.client() as client:
+        for stream in (False, True):
+            response = client.post("/generate", json=asked(stream=stream))
+            assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+            assert "secret" not in response.text
+            assert ("retry-after" in response.headers) == (status == 503)
+    engine.failure = None
+    with server.client() as client:
+        assert client.post("/generate", json=asked()).status_code == 200
+
+
+def test_row_21_engine_that_hangs_is_not_ready(server: Running, engine: ScriptedEngine):
+    with server.client() as client:
+        assert client.get("/readyz").status_code == 200
+        engine.progressing = False
+        response = client.get("/readyz")
+        assert response.status_code == 503
+        assert "no token" in response.json()["error"]["message"]
+        engine.progressing, engine.alive = True, False
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_row_19_client_that_goes_away(server: Running, engine: ScriptedEngine, stream: bool):
+    engine.seconds = 1.5
+    before = engine.cancelled
+    body = json.dumps(asked(stream=stream)).encode()
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        until(lambda: engine.running == 1)
+    until(lambda: engine.cancelled == before + 1, seconds=1)
+    assert engine.running == engine.waiting == 0
+    until(lambda: server.app.state.service.places.taken == 0, seconds=1)
+
+
+def test_row_19_client_that_leaves_a_stream_in_the_middle(server: Running, engine: ScriptedEngine):
+    """Words were sent already; the repair that nobody waits for is aborted."""
+    engine.seconds = 0.7
+    before = engine.cancelled
+    engine.answers["stream away"] = "SELECT nothing FROM singer"
+    body = json.dumps(asked(question="stream away", stream=True)).encode()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        received = b""
+        while b"event: token" not in received:
+            received += connection.recv(65536)
+        until(lambda: engine.running == 1 and "-- error:" in engine.prompts[-1])
+    until(lambda: engine.cancelled == before + 1, seconds=0.6)
+
+
+def test_row_15_absurd_wishes_leave_the_engine_alive(server: Running, engine: ScriptedEngine):
+    chat = {"model": "scripted", "messages": [{"role": "user", "content": asked()["schema_text"] + "; How many?"}]}
+    wishes: list[dict[str, Any]] = [
+        {"n": 10**9},
+        {"n": -1},
+        {"n": 10**400},
+        {"max_tokens": 0},
+        {"stop": ["x"] * 10_000},
+        {"stop_token_ids": [10**9], "temperature": 99},
+        {"temperature": -1},
+        {"top_p": 0},
+        {"seed": 2**80},
+        {"logit_bias": {"999999999": 100}},
+        {"response_format": {"type": "regex", "pattern": "(" * 1_000}},
+    ]
+    with server.client() as client:
+        for wish in wishes:
+            assert client.post("/v1/chat/completions", json=chat | wish).status_code in (400, 422), wish
+        assert client.post("/generate", json=asked(n=10**9)).status_code == 422
+        assert client.post("/v1/chat/completions", json=chat).status_code == 200
+        assert client.get("/readyz").status_code == 200
+
+
+def test_full_queue_is_told_with_the_time_to_wait(server: Running, engine: ScriptedEngine):
+    engine.seconds = 0.3
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            return await asyncio.gather(*(client.post("/generate", json=asked()) for _ in range(40)))
+
+    answers = asyncio.run(all_at_once())
+    counted = Counter(response.status_code for response in answers)
+    assert set(counted) == {200, 429}
+    assert counted[200] >= 6
+    for response in answers:
+        if response.status_code == 429:
+            assert response.json()["error"]["code"] == "queue_full"
+            assert int(response.headers["retry-after"]) >= 1
+    assert engine.most_waiting <= engine.queue
+
+
+def load_test(server: Running, requests: int, clients: int) -> tuple[Counter[int], list[float]]:
+    """Statuses, and MB of the process at every tenth of the way."""
+    counted: Counter[int] = Counter()
+    memory: list[float] = []
+    process = psutil.Process()
+
+    async def ask(client: httpx.AsyncClient, left: Iterator[int]) -> None:
+        for number in left:
+            response = await client.post("/generate", json=asked(question=f"How many singers? {number}"))
+            counted[response.status_code] += 1
+            said = response.json()
+            assert said.get("sql") == COUNT if response.status_code == 200 else said["error"]["code"] == "queue_full"
+            if number % max(requests // 10, 1) == 0:
+                memory.append(process.memory_info().rss / 1e6)
+
+    async def all_clients() -> None:
+        left = iter(range(requests))
+        limits = httpx.Limits(max_connections=clients)
+        async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False, limits=limits) as client:
+            await asyncio.gather(*(ask(client, left) for _ in range(clients)))
+
+    asyncio.run(all_clients())
+    return counted, memory
+
+
+def test_no_answer_is_lost_under_load():
+    with running(ScriptedEngine(places=16, queue=8, seconds=0.005), max_in_flight=64, request_timeout=30) as server:
+        counted, _ = load_test(server, requests=300, clients=50)
+        assert sum(counted.values()) == 300
+        assert set(counted) <= {200, 429}
+        assert counted[200] > 0
+        assert server.app.state.service.places.taken == 0
+        until(lambda: server.engine.running == server.engine.waiting == 0)
+
+
+def test_client_that_leaves_while_it_sends_is_no_fault(server: Running, engine: ScriptedEngine):
+    metric = 'text2sql_requests_total{method="POST",route="/generate",status="499"}'
+    with server.client() as client:
+        before = client.get("/metrics").text
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            connection.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
+            time.sleep(0.1)
+        until(lambda: client.get("/metrics").text.count(metric) and 'code="client_gone"' in client.get("/metrics").text)
+        assert before.count('code="internal_error"') == client.get("/metrics").text.count('code="internal_error"')

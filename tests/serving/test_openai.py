@@ -1,0 +1,155 @@
+"""OpenAI's own client, unchanged, against /v1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, key_file, running
+from text2sql.serving.auth import make_key
+from text2sql.serving.chat import split_schema
+
+SYSTEM = {"role": "system", "content": f"You write SQL.\n{SINGERS};"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, str]]:
+    text, key = make_key("tester")
+    engine = ScriptedEngine(
+        answers={"drop": "DROP TABLE singer", "misspelt": "SELECT nam FROM singer", "several": ["SELECT 1", COUNT]}
+    )
+    path = key_file(tmp_path_factory.mktemp("keys"), key.line())
+    with running(engine, api_keys=path, served_name="sql-model") as found:
+        yield found, text
+
+
+@pytest.fixture(scope="module")
+def client(server: tuple[Running, str]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server[0].url}/v1", api_key=server[1], max_retries=0) as found:
+        yield found
+
+
+def ask(client: openai.OpenAI, question: str, **more: object) -> object:
+    return client.chat.completions.create(
+        model="sql-model", messages=[SYSTEM, {"role": "user", "content": question}], **more
+    )
+
+
+def test_models_are_listed(client: openai.OpenAI):
+    assert [model.id for model in client.models.list()] == ["sql-model"]
+    assert client.models.retrieve("sql-model").owned_by == "text2sql"
+
+
+def test_chat_completion(client: openai.OpenAI, server: tuple[Running, str]):
+    found = ask(client, "How many?", max_tokens=50, stop=[";"], seed=7, temperature=0)
+    [choice] = found.choices
+    assert (choice.message.content, choice.message.role, choice.finish_reason) == (COUNT, "assistant", "stop")
+    assert choice.text2sql == {"valid": True, "reasons": []}
+    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+    assert found.id.startswith("chatcmpl-")
+    options = server[0].engine.options[-1]
+    assert (options.max_new_tokens, options.stop, options.seed) == (50, (";",), 7)
+    assert "You write SQL" not in server[0].engine.prompts[-1]
+
+
+def test_schema_may_stand_in_the_question(client: openai.OpenAI, server: tuple[Running, str]):
+    content = [{"type": "text", "text": f"{SINGERS}\nHow many singers?"}]
+    found = client.chat.completions.create(model="sql-model", messages=[{"role": "user", "content": content}])
+    assert found.choices[0].text2sql["valid"]
+    prompt = server[0].engine.prompts[-1]
+    assert prompt.index(SINGERS) < prompt.index("How many singers?")
+
+
+def test_several_choices_each_have_a_verdict(client: openai.OpenAI):
+    found = ask(client, "several", n=3, temperature=0.7)
+    assert [choice.index for choice in found.choices] == [0, 1, 2]
+    assert all(choice.text2sql["valid"] for choice in found.choices)
+
+
+def test_stream(client: openai.OpenAI):
+    chunks = list(ask(client, "How many?", stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == COUNT
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens > 0
+    assert len({c.id for c in chunks}) == 1
+
+
+def test_misspelt_column_leaves_with_its_fault(client: openai.OpenAI):
+    [choice] = ask(client, "misspelt").choices
+    assert choice.message.content == "SELECT nam FROM singer"
+    assert choice.text2sql["valid"] is False
+    assert choice.text2sql["reasons"][0]["code"] == "unknown_column"
+
+
+def test_what_does_more_than_read_is_withheld(client: openai.OpenAI):
+    [choice] = ask(client, "drop").choices
+    assert choice.message.content is None
+    assert "withheld" in choice.message.refusal
+    assert choice.finish_reason == "content_filter"
+    last = list(ask(client, "drop", stream=True))[-1]
+    assert last.choices[0].finish_reason == "content_filter"
+    assert last.choices[0].text2sql["valid"] is False
+
+
+def test_unknown_model(client: openai.OpenAI):
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="gpt-4", messages=[SYSTEM, {"role": "user", "content": "?"}])
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4")
+
+
+def test_wrong_key(server: tuple[Running, str]):
+    with (
+        openai.OpenAI(base_url=f"{server[0].url}/v1", api_key="sk-wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError) as caught,
+    ):
+        client.models.list()
+    assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"n": 2, "stream": True}, "n"),
+        ({"n": 2}, None),
+        ({"stop": ["x" * 200]}, None),
+        ({"stop": [""]}, None),
+    ],
+)
+def test_wishes_that_would_be_ignored_are_refused(client: openai.OpenAI, more: dict[str, object], param: str | None):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, "How many?", **more)
+    assert caught.value.param == param
+
+
+def test_messages_without_a_schema_or_a_question(client: openai.OpenAI):
+    for messages in ([{"role": "user", "content": "How many?"}], [SYSTEM], [SYSTEM, {"role": "user", "content": " "}]):
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model="sql-model", messages=messages)
+        assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "rest"),
+    [
+        ("How many?", "", "How many?"),
+        ("CREATE TABLE t (a INT); How many?", "CREATE TABLE t (a INT);", "How many?"),
+        ("CREATE TABLE t (a INT)\nHow many?", "CREATE TABLE t (a INT)", "How many?"),
+        ("Here:\nCREATE TABLE t (a DECIMAL(3, 2) DEFAULT ')'); ok?", "CREATE TABLE t (a DECIMAL(3, 2) DEFAULT ')');",
+         "Here:\nok?"),
+        ("create table a (x INT);\ncreate table b (y INT);\nq", "create table a (x INT);\ncreate table b (y INT);",
+         "q"),
+        ("CREATE TABLE t (a -- )\n INT) q", "CREATE TABLE t (a -- )\n INT)", "q"),
+        ("CREATE TABLE t (a", "", "CREATE TABLE t (a"),
+    ],
+)  # fmt: skip
+def test_schema_is_found_in_a_text(text: str, schema: str, rest: str):
+    assert split_schema(text) == (schema, rest)

@@ -1,0 +1,502 @@
+"""Requests that share a batch get what they would get alone, whatever happens to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.training_fixtures import byte_level_tokenizer, made_up_rows
+from text2sql.errors import EngineBusy, EngineDead, ModelError, RequestError, ServingError
+from text2sql.serving.engine import Completion, Options
+from text2sql.serving.transformers_engine import TransformersEngine
+
+if TYPE_CHECKING:
+    from text2sql.serving.scheduler import Limits
+    from text2sql.training.finetune import TrainedAdapter
+
+T = TypeVar("T")
+PROMPTS = [row["prompt"] for row in made_up_rows(40)]
+PROJECT = Path(__file__).parents[2]
+TEMPLATE = "Schema:\n{context}\nQuestion: {question}\nSQL:"
+
+
+def limits(**values: int) -> Limits:
+    from text2sql.serving.scheduler import Limits
+
+    return Limits(**values)
+
+
+def served(model: Path, work: Callable[[TransformersEngine], Awaitable[T]], **options: Any) -> T:
+    """What `work` returns, run on a started engine."""
+
+    async def main() -> T:
+        async with TransformersEngine(model, **options) as engine:
+            return await work(engine)
+
+    return asyncio.run(main())
+
+
+def alone(model: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
+    """The greedy answer to each prompt, one at a time, by the code of the evaluation."""
+    from text2sql.evaluation.generate import generate
+
+    from text2sql.training.model import load_for_inference
+
+    loaded, tokenizer = load_for_inference(model)
+    return generate(loaded, tokenizer, prompts, max_new_tokens, batch_size=1)
+
+
+def real_model_of(engine: TransformersEngine) -> Any:
+    assert engine._scheduler is not None
+    return engine._scheduler._batch.model
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("it did not happen in time")
+
+
+@contextmanager
+def before_each_pass(engine: TransformersEngine, hook: Callable[[Any], None]) -> Iterator[None]:
+    """Call `hook` with the token ids of every forward pass."""
+    handle = real_model_of(engine).register_forward_pre_hook(
+        lambda _module, _arguments, named: hook(named["input_ids"]), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def marked(engine: TransformersEngine, text: str) -> Callable[[Any], Any]:
+    """Which rows of a pass hold a token that only `text` brings."""
+    assert engine._tokenizer is not None
+    [token] = engine._tokenizer(text, add_special_tokens=False)["input_ids"]
+    return lambda ids: (ids == token).any(-1)
+
+
+async def tokens_of(engine: TransformersEngine, prompts: list[str]) -> set[int]:
+    """What the answers, of twelve tokens, are made of, their last tokens left out."""
+    found: set[int] = set()
+    with before_each_pass(engine, lambda ids: found.update(ids.flatten().tolist()) if ids.shape[1] == 1 else None):
+        await engine.generate(prompts, Options(max_new_tokens=12))
+    return found
+
+
+def test_random_arrivals_are_answered_as_one_at_a_time(tiny_model: Path):
+    draw = random.Random(3)
+    wants = [(prompt, draw.choice((5, 17, 40)), draw.random() * 0.15) for prompt in PROMPTS]
+
+    async def work(engine: TransformersEngine) -> list[Completion]:
+        async def ask(prompt: str, tokens: int, delay: float) -> Completion:
+            await asyncio.sleep(delay)
+            [[completion]] = await engine.generate([prompt], Options(max_new_tokens=tokens))
+            return completion
+
+        return list(await asyncio.gather(*(ask(*want) for want in wants)))
+
+    found = served(tiny_model, work, limits=limits(batch_size=6))
+    for length in (5, 17, 40):
+        rows = [row for row, want in enumerate(wants) if want[1] == length]
+        expected = alone(tiny_model, [wants[row][0] for row in rows], length)
+        assert [found[row].text for row in rows] == expected
+        assert {found[row].completion_tokens for row in rows if found[row].finish_reason == "length"} == {length}
+
+
+def test_answers_that_end_by_themselves_are_those_of_the_evaluation():
+    schema = "CREATE TABLE ship (name VARCHAR, age INTEGER)"
+    prompts = [
+        TEMPLATE.format(context=schema, question=f"What is the {c} of ship {i}?")
+        for i in range(6)
+        for c in ("name", "age")
+    ]
+    model = PROJECT / "assets" / "tiny-mistral"
+    found = served(
+        model, lambda engine: engine.generate(prompts, Options(max_new_tokens=60)), limits=limits(batch_size=4)
+    )
+    assert [completion.text for [completion] in found] == alone(model, prompts, 60)
+    assert {completion.finish_reason for [completion] in found} == {"stop"}
+
+
+def test_a_seed_draws_the_same_whatever_the_company(tiny_model: Path):
+    options = Options(max_new_tokens=20, temperature=1.0, top_p=0.9, n=3, seed=11)
+
+    async def work(engine: TransformersEngine) -> list[list[list[Completion]]]:
+        calm = await engine.generate(PROMPTS[:2], options)
+        others = [engine.generate([p], Options(max_new_tokens=30, temperature=1.5)) for p in PROMPTS[5:15]]
+        noise = asyncio.gather(*others)
+        await asyncio.sleep(0.01)
+        busy = await engine.generate(PROMPTS[:2], options)
+        await noise
+        other = await engine.generate(PROMPTS[:2], Options(max_new_tokens=20, temperature=1.0, top_p=0.9, n=3, seed=12))
+        return [calm, busy, other]
+
+    calm, busy, other = served(tiny_model, work, limits=limits(batch_size=5))
+    assert calm == busy
+    assert calm != other
+    texts = [completion.text for completion in calm[0]]
+    assert len(set(texts)) == 3, "candidates differ among themselves"
+
+
+def test_a_low_top_p_leaves_the_likeliest_token(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> list[list[list[Completion]]]:
+        greedy = await engine.generate(PROMPTS[:3], Options(max_new_tokens=12))
+        drawn = await engine.generate(PROMPTS[:3], Options(max_new_tokens=12, temperature=1.0, top_p=1e-6))
+        return [greedy, drawn]
+
+    greedy, drawn = served(tiny_model, work)
+    assert greedy == drawn
+
+
+def test_draws_follow_the_distribution():
+    import torch
+
+    from text2sql.serving.sequences import Sequence, choose
+
+    wanted = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    rows = [Sequence([1], Options(temperature=1.0, seed=seed), owner=None) for seed in range(4000)]
+    drawn = torch.tensor(choose(wanted.log().repeat(len(rows), 1), rows))
+    assert torch.allclose(drawn.bincount(minlength=4) / len(rows), wanted, atol=0.03)
+
+
+def test_equal_prompts_are_read_once(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> list[tuple[int, ...]]:
+        shapes: list[tuple[int, ...]] = []
+        with before_each_pass(engine, lambda ids: shapes.append(tuple(ids.shape))):
+            await engine.generate([PROMPTS[0]], Options(max_new_tokens=3, temperature=1.0, n=4))
+        return shapes
+
+    first, *later = served(tiny_model, work)
+    assert first[0] == 1
+    assert later == [(4, 1)] * len(later)
+
+
+def test_streams_and_whole_answers_mix(tiny_model: Path):
+    options = Options(max_new_tokens=25)
+
+    async def work(engine: TransformersEngine) -> None:
+        async def streamed(prompt: str) -> list[str]:
+            async with engine.stream(prompt, options) as chunks:
+                found = [chunk async for chunk in chunks]
+            assert [chunk.completion is None for chunk in found[:-1]] == [True] * (len(found) - 1)
+            last = found[-1].completion
+            assert last is not None
+            return ["".join(chunk.text for chunk in found), last.text]
+
+        texts = await asyncio.gather(*(streamed(prompt) for prompt in PROMPTS[:8]))
+        whole = await engine.generate(PROMPTS[:8], options)
+        assert texts == [[completion.text] * 2 for [completion] in whole]
+
+    served(tiny_model, work, limits=limits(batch_size=5))
+
+
+@given(
+    tokens=st.lists(st.integers(4, 400), min_size=1, max_size=25),
+    stops=st.lists(st.text("sel \nérv", min_size=1, max_size=3), max_size=3),
+)
+def test_the_texts_of_a_stream_are_its_completion(tokens: list[int], stops: list[str]):
+    from text2sql.serving.sequences import Sequence
+
+    tokenizer = TOKENIZER
+    row = Sequence([1], Options(max_new_tokens=len(tokens), stop=tuple(stops)), owner=None, streamed=True)
+    plain = Sequence([1], row.options, owner=None)
+    streamed, completion, kept = "", None, None
+    for token in tokens:
+        more, completion = row.append(token % len(tokenizer), tokenizer, ends={2})
+        kept = plain.append(token % len(tokenizer), tokenizer, ends={2})[1]
+        streamed += more
+        if completion:
+            break
+    assert completion is not None
+    assert completion == kept
+    assert streamed == completion.text
+    assert not any(stop in completion.text for stop in stops)
+
+
+TOKENIZER = byte_level_tokenizer()
+
+
+def test_row_19_a_client_that_goes_away_frees_its_slot(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> None:
+        long = Options(max_new_tokens=400)
+        running = asyncio.create_task(engine.generate([PROMPTS[0]], long))
+        queued = asyncio.create_task(engine.generate([PROMPTS[1]], long))
+        await until(lambda: (engine.load().running, engine.load().waiting) == (1, 1))
+        queued.cancel()
+        await until(lambda: engine.load().waiting == 0)
+        assert engine.load().running == 1
+        running.cancel()
+        await until(lambda: engine.load().running == 0, seconds=1.0)
+        async with engine.stream(PROMPTS[2], long) as chunks:
+            await anext(chunks)
+        await until(lambda: engine.load().running == 0, seconds=1.0)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    served(tiny_model, work, limits=limits(batch_size=1))
+
+
+def test_cancelled_rows_do_not_disturb_the_others(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> list[list[Completion]]:
+        doomed = [asyncio.create_task(engine.generate([p], Options(max_new_tokens=200))) for p in PROMPTS[10:14]]
+        kept = asyncio.create_task(engine.generate(PROMPTS[:6], Options(max_new_tokens=40)))
+        for task in doomed:
+            await asyncio.sleep(0.01)
+            task.cancel()
+        return await kept
+
+    found = served(tiny_model, work, limits=limits(batch_size=10))
+    assert [completion.text for [completion] in found] == alone(tiny_model, PROMPTS[:6], 40)
+
+
+def test_a_full_queue_refuses_at_once_and_takes_nothing_of_it(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> None:
+        long = Options(max_new_tokens=300)
+        tasks = [asyncio.create_task(engine.generate([prompt], long)) for prompt in PROMPTS[:4]]
+        await until(lambda: engine.load().waiting == 2)
+        with pytest.raises(EngineBusy, match="wait already") as busy:
+            await engine.generate(PROMPTS[4:6], long)
+        assert 1 <= busy.value.retry_after <= 60
+        with pytest.raises(EngineBusy):
+            async with engine.stream(PROMPTS[4], Options(max_new_tokens=5)) as _, engine.stream(PROMPTS[5], long):
+                pass
+        with pytest.raises(RequestError, match="more than the 5 taken"):
+            await engine.generate(PROMPTS[:6], long)
+        assert all(len(found) == 1 for found in await asyncio.gather(*tasks))
+
+    served(tiny_model, work, limits=limits(batch_size=2, queue_size=3))
+
+
+def test_the_cache_is_bounded_in_tokens_and_given_back(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> None:
+        most = 0
+        assert engine._scheduler is not None
+        cache = engine._scheduler._batch.cache
+
+        def look(_: object) -> None:
+            nonlocal most
+            most = max(most, cache.slots * cache.width)
+
+        with before_each_pass(engine, look):
+            await engine.generate(PROMPTS[:12], Options(max_new_tokens=80))
+        assert 0 < most <= 768
+        await until(lambda: cache.slots == 0)
+        with pytest.raises(RequestError, match="together more than the model's 512"):
+            await engine.generate([PROMPTS[0]], Options(max_new_tokens=500))
+        with pytest.raises(RequestError, match="is empty"):
+            await engine.generate([PROMPTS[0], ""], Options())
+
+    served(tiny_model, work, limits=limits(batch_size=12, cache_tokens=768))
+
+
+@pytest.mark.parametrize("at", ["the prompt", "a later token"])
+def test_a_request_that_breaks_the_model_fails_alone(tiny_model: Path, at: str):
+    async def work(engine: TransformersEngine) -> None:
+        cursed = marked(engine, "~")
+        position = 0 if at == "the prompt" else 3
+        seen: list[int] = []
+
+        def hook(ids: Any) -> None:
+            if position == 0 and cursed(ids).any():
+                raise ValueError("cursed prompt")
+            if position and ids.shape[1] == 1 and (ids == seen[0]).any():
+                raise ValueError("cursed token")
+
+        prompts = [*PROMPTS[:3], PROMPTS[3] + "~", *PROMPTS[4:7]]
+        calm = await engine.generate(prompts, Options(max_new_tokens=12))
+        if position:  # a token that the one answer has, and the others have not
+            own, others = [await tokens_of(engine, some) for some in ([prompts[3]], prompts[:3] + prompts[4:])]
+            seen += sorted(own - others)[:1]
+        with before_each_pass(engine, hook):
+            found = await asyncio.gather(
+                *(engine.generate([prompt], Options(max_new_tokens=12)) for prompt in prompts), return_exceptions=True
+            )
+        assert isinstance(found[3], ServingError)
+        assert "ValueError: cursed" in str(found[3])
+        assert [f for row, f in enumerate(found) if row != 3] == [[c] for row, c in enumerate(calm) if row != 3]
+        assert await engine.generate(prompts, Options(max_new_tokens=12)) == calm
+
+    served(tiny_model, work)
+
+
+def test_numbers_that_overflow_fail_their_request_alone_and_leave_no_trace(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> None:
+        options = Options(max_new_tokens=10)
+        calm = await engine.generate(PROMPTS[:6], options)
+        cursed = marked(engine, "~")
+        embedding = real_model_of(engine).get_input_embeddings()
+
+        def overflow(_module: Any, arguments: Any, output: Any) -> Any:
+            return output.masked_fill(cursed(arguments[0])[:, None, None], float("nan"))
+
+        handle = embedding.register_forward_hook(overflow)
+        prompts = [*PROMPTS[:3], "~" + PROMPTS[3], *PROMPTS[4:6]]
+        found = await asyncio.gather(*(engine.generate([p], options) for p in prompts), return_exceptions=True)
+        handle.remove()
+        assert isinstance(found[3], ServingError)
+        assert "overflow" in str(found[3])
+        assert [f for row, f in enumerate(found) if row != 3] == [[c] for row, c in enumerate(calm) if row != 3]
+        assert await engine.generate(PROMPTS[:6], options) == calm
+
+    served(tiny_model, work)
+
+
+@pytest.mark.parametrize("when", ["reading prompts", "decoding"])
+def test_out_of_memory_makes_batches_smaller_and_loses_nothing(tiny_model: Path, when: str):
+    async def work(engine: TransformersEngine) -> tuple[list[list[Completion]], set[int]]:
+        import torch
+
+        sizes: set[int] = set()
+
+        def hook(ids: Any) -> None:
+            relevant = (ids.shape[1] > 1) == (when == "reading prompts")
+            if relevant and ids.shape[0] > 3:
+                raise torch.OutOfMemoryError("made up")
+            if relevant:
+                sizes.add(ids.shape[0])
+
+        with before_each_pass(engine, hook):
+            return await engine.generate(PROMPTS[:10], Options(max_new_tokens=20)), sizes
+
+    found, sizes = served(tiny_model, work)
+    assert [completion.text for [completion] in found] == alone(tiny_model, PROMPTS[:10], 20)
+    assert max(sizes) > 1, "it halves the batch, and does not give batching up"
+
+
+def test_a_prompt_too_large_for_the_memory_fails_alone(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> None:
+        cursed = marked(engine, "~")
+
+        def hook(ids: Any) -> None:
+            if cursed(ids).any():
+                raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
+
+        with before_each_pass(engine, hook):
+            found = await asyncio.gather(
+                *(engine.generate([prompt], Options(max_new_tokens=30)) for prompt in (*PROMPTS[:5], "~")),
+                return_exceptions=True,
+            )
+        assert isinstance(found[-1], ServingError)
+        assert "not enough memory" in str(found[-1])
+        assert not any(isinstance(answer, Exception) for answer in found[:-1])
+
+    served(tiny_model, work)
+
+
+def test_row_21_health_tells_whether_work_gets_on(tiny_model: Path):
+    import threading
+
+    async def work(engine: TransformersEngine) -> None:
+        assert (await engine.health()).ready
+        gate = threading.Event()
+        with before_each_pass(engine, lambda _: gate.wait(20) and None):
+            task = asyncio.create_task(engine.generate([PROMPTS[0]], Options(max_new_tokens=3)))
+            await asyncio.sleep(0.3)
+            stuck = await engine.health()
+            gate.set()
+            await task
+        assert (stuck.alive, stuck.progressing) == (True, False)
+        assert "no token for" in stuck.detail
+        await asyncio.sleep(0.3)
+        assert (await engine.health()).ready, "an idle engine is ready, however long ago its last token was"
+
+    served(tiny_model, work, stall_seconds=0.2)
+
+
+def test_a_fault_of_the_engine_itself_leaves_nobody_waiting(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    async def work(engine: TransformersEngine) -> None:
+        assert engine._scheduler is not None
+        monkeypatch.setattr(engine._scheduler, "_admit", lambda: 1 / 0)
+        calls = [asyncio.create_task(engine.generate([prompt], Options())) for prompt in PROMPTS[:3]]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(error, EngineDead) for error in found)
+        health = await engine.health()
+        assert not health.alive
+        assert "ZeroDivisionError" in health.detail
+        with pytest.raises(EngineDead, match="ZeroDivisionError"):
+            await engine.generate([PROMPTS[0]], Options())
+
+    served(tiny_model, work)
+
+
+@pytest.mark.parametrize("grace", [30.0, 0.0])
+def test_stop_finishes_what_was_taken_if_it_may(tiny_model: Path, grace: float):
+    async def work(engine: TransformersEngine) -> None:
+        tasks = [asyncio.create_task(engine.generate([p], Options(max_new_tokens=100))) for p in PROMPTS[:4]]
+        await until(lambda: engine.load().waiting > 0)
+        stopping = asyncio.create_task(engine.stop(grace))
+        await asyncio.sleep(0)
+        with pytest.raises(EngineDead):
+            await engine.generate([PROMPTS[5]], Options(max_new_tokens=1))
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        await stopping
+        assert {isinstance(answer, EngineDead) for answer in found} == {grace == 0.0}
+
+    served(tiny_model, work, limits=limits(batch_size=2))
+
+
+def test_an_adapter_is_served_on_its_base(tiny_model: Path, trained: TrainedAdapter):
+    from text2sql.evaluation.generate import generate
+
+    from text2sql.config import ModelSection, Settings
+    from text2sql.training.merge import load_adapter
+    from text2sql.training.model import load_tokenizer
+
+    found = served(trained.path, lambda engine: engine.generate(PROMPTS[:6], Options(max_new_tokens=16)))
+    settings = Settings(model=ModelSection(name=str(tiny_model), quantization_bits=16))
+    tokenizer = load_tokenizer(ModelSection(name=str(trained.path)))
+    model = load_adapter(trained.path, settings, tokenizer)
+    assert [c.text for [c] in found] == generate(model, tokenizer, PROMPTS[:6], 16, batch_size=1)
+    assert [c.text for [c] in found] != alone(tiny_model, PROMPTS[:6], 16)
+
+
+class _Bomb:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "adapter_model.bin"])
+def test_row_25_pickles_are_refused_and_never_opened(tiny_model: Path, tmp_path: Path, name: str):
+    import shutil
+
+    folder, trace = tmp_path / "model", tmp_path / "opened"
+    shutil.copytree(tiny_model, folder)
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(_Bomb(trace)))
+    with pytest.raises(ModelError, match=f"pickled weights \\({name}\\).*convert them to safetensors"):
+        served(folder, lambda engine: engine.generate([PROMPTS[0]], Options(max_new_tokens=1)))
+    shutil.copy(tiny_model / "model.safetensors", folder)
+    served(folder, lambda engine: engine.generate([PROMPTS[0]], Options(max_new_tokens=1)))
+    assert not trace.exists()
+
+
+def test_row_25_code_of_the_model_is_refused(tiny_model: Path, tmp_path: Path):
+    import json
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'opened')!r}, 'w')\n", "utf-8")
+    with pytest.raises(ModelError, match="Python code to run"):
+        served(folder, lambda engine: engine.generate([PROMPTS[0]], Options(max_new_tokens=1)))
+    assert not (tmp_path / "opened").exists()

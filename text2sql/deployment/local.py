@@ -1,0 +1,343 @@
+"""This machine as a target: a gateway process at the stable address, and servers behind it on ports of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+import text2sql
+from text2sql.config import DeploySection
+from text2sql.data.files import sha256_folder
+from text2sql.deployment.backend import GRACE_SECONDS, Spec
+from text2sql.deployment.checks import Tell
+from text2sql.deployment.gateway import Plan
+from text2sql.deployment.release import Release
+from text2sql.deployment.state import (
+    StateFolder,
+    is_alive,
+    keep_release,
+    last_words,
+    locked,
+    read_json,
+    state_folder,
+    write_json,
+)
+from text2sql.deployment.target import Serving, Status
+from text2sql.errors import DeploymentError
+from text2sql.serving.supervisor import environment
+
+PROJECT = Path(text2sql.__file__).parents[1]
+VLLM_PYTHON = PROJECT / ".venv-vllm" / "bin" / "python"
+ORDER_SECONDS = 30.0
+GATEWAY_SECONDS = 60.0
+"""For its start, most of which is imports."""
+POLL_SECONDS = 0.1
+TOLD_EVERY = 10.0
+ENGINE_MARGIN = 15.0
+"""Seconds beyond a server's own time limit, within which it answers 504 itself."""
+
+Command = Callable[[Release, Path], list[str]]
+
+
+class LocalTarget:
+    """Where `deploy` of a config serves.
+
+    Args:
+        command: how a release is served; takes `--port N` besides.
+    """
+
+    def __init__(
+        self, name: str, section: DeploySection, folder: StateFolder | None = None, command: Command | None = None
+    ) -> None:
+        self._section, self._folder = section, folder or state_folder(name)
+        self._command = command or self._serve
+        host = f"[{section.host}]" if ":" in section.host else section.host
+        self.address = f"http://{_reachable(host)}:{section.port}"
+
+    def alone(self) -> AbstractContextManager[None]:
+        """As Target."""
+        self._folder.make()
+        return locked(self._folder.lock)
+
+    def status(self) -> Status:
+        """As Target."""
+        told = self._told()
+        if told is None:
+            kept = read_json(self._folder.state)
+            found = {name: self._kept(kept.get(name)) for name in ("current", "previous")}
+            detail = "the gateway does not run" + ("; deploy again to start it" if found["current"] else "")
+            return Status("local", self._address_of(kept), **found, detail=detail)
+        return Status(
+            "local",
+            self._address_of(read_json(self._folder.state)),
+            current=self._serving(told["current"]),
+            previous=self._serving(told["previous"]),
+        )
+
+    def serves(self, release: Release) -> bool:
+        """As Target."""
+        told = self._told()
+        current = told["current"] if told else None
+        if current is None or current["state"] != "up" or self._is_elsewhere():
+            return False
+        wanted = self._spec(release, self._folder.releases / release.digest)
+        return Spec.from_dict(current["spec"]).asks_for(wanted)
+
+    def stage(self, release: Release, folder: Path, tell: Tell) -> str:
+        """As Target."""
+        self._check_key()
+        tell(f"copying {release.title} to {self._folder.releases}")
+        kept = keep_release(folder, release.digest, self._folder.releases)
+        self._ensure_gateway(tell)
+        return self._begin(self._spec(release, kept), tell)
+
+    def promote(self) -> None:
+        """As Target."""
+        self._order("promote")
+
+    def discard(self) -> None:
+        """As Target."""
+        if self._told() is not None:
+            self._order("discard")
+        self._prune()
+
+    def restore(self) -> None:
+        """As Target."""
+        self._order("restore", seconds=self._section.drain_seconds + ORDER_SECONDS)
+        self._prune()
+
+    def settle(self) -> None:
+        """As Target."""
+        self._order("settle")
+        self._prune()
+
+    def rollback(self, tell: Tell) -> Release:
+        """As Target. Nothing is asked of the current server, nor of any file but the previous model's own."""
+        with self.alone():
+            raw = read_json(self._folder.state).get("previous")
+            if raw is None:
+                raise DeploymentError(f"there is no version to go back to at {self.address}")
+            spec = Spec.from_dict(raw | {"since": ""})
+            if sha256_folder(self._folder.releases / spec.release.digest) != spec.release.digest:
+                raise DeploymentError(f"{spec.release.title} is damaged or gone from {self._folder.releases}")
+            self._ensure_gateway(tell)
+            try:
+                self._begin(spec, tell)
+                self._order("promote")
+            except BaseException:
+                self.discard()
+                raise
+            self._order("settle")
+            return spec.release
+
+    def stop(self, tell: Tell) -> None:
+        """As Target."""
+        kept = read_json(self._folder.state)
+        pid, started = int(kept.get("pid", 0)), str(kept.get("started", ""))
+        if not is_alive(pid, started):
+            tell("nothing runs")
+            return
+        with contextlib.suppress(DeploymentError):
+            self._order("stop")
+        # What it has to wait for: requests under way, then its servers.
+        for number, seconds in (
+            (signal.SIGTERM, self._section.drain_seconds + 2 * GRACE_SECONDS),
+            (signal.SIGKILL, ORDER_SECONDS),
+        ):
+            if self._gone(pid, started, seconds):
+                tell("stopped")
+                return
+            os.kill(pid, number)
+        raise DeploymentError(f"the gateway (process {pid}) does not end; its log is {self._log}")
+
+    def _gone(self, pid: int, started: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while is_alive(pid, started):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    @property
+    def _log(self) -> Path:
+        return self._folder.logs / "gateway.log"
+
+    def _engine(self) -> str:
+        if self._section.engine != "auto":
+            return self._section.engine
+        return "vllm" if VLLM_PYTHON.exists() else "transformers"
+
+    def _serve(self, release: Release, folder: Path) -> list[str]:
+        section = self._section
+        more: dict[str, Any] = {"served_name": release.name, "drain_seconds": section.drain_seconds}
+        if self._engine() == "vllm":
+            more |= {
+                "vllm_python": str(VLLM_PYTHON),
+                "vllm_log": str(self._folder.logs / f"vllm-{release.version}.log"),
+                "vllm_startup_seconds": section.startup_seconds,
+            }
+        return [
+            *(sys.executable, "-P", "-m", "text2sql", "serve", "--mode", "api", "--host", "127.0.0.1"),
+            *("--model", str(folder), "--engine", self._engine()),
+            *(("--api-keys", str(section.api_keys.absolute())) if section.api_keys else ()),
+            *(
+                word
+                for key, value in (more | section.server).items()
+                for word in ("--set", f"{key}={json.dumps(value)}")
+            ),
+        ]
+
+    def _spec(self, release: Release, folder: Path) -> Spec:
+        ours = {name: value for name, value in os.environ.items() if name.startswith("TEXT2SQL_")}
+        return Spec(
+            release,
+            self._command(release, folder),
+            # a local folder: no hub is asked, and no token of one is handed on
+            environment(str(PROJECT)) | ours | {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"},
+            str(self._folder.logs / f"version-{release.version}.log"),
+            str(Path.cwd()),
+            self._engine(),
+            self._section.startup_seconds,
+        )
+
+    def _begin(self, spec: Spec, tell: Tell) -> str:
+        """Start a candidate and wait until it is ready; its address."""
+        begun = told_at = time.monotonic()
+        tell(f"starting {spec.release.title} with {spec.engine or 'its engine'}")
+        candidate = self._order("begin", spec.to_dict())["candidate"]
+        # the gateway itself ends a start that takes too long
+        while time.monotonic() - begun < spec.startup_seconds + 2 * GRACE_SECONDS + ORDER_SECONDS:
+            if candidate is None or candidate["state"] == "failed":
+                raise DeploymentError(candidate["why"] if candidate else "the gateway has ended the new server")
+            if candidate["state"] == "up":
+                tell(f"ready after {time.monotonic() - begun:.0f} s")
+                return str(candidate["url"])
+            if time.monotonic() - told_at > TOLD_EVERY:
+                told_at = time.monotonic()
+                tell(f"{told_at - begun:.0f} s: {last_words(Path(spec.log))}")
+            time.sleep(POLL_SECONDS)
+            candidate = self._order("status", method="GET")["candidate"]
+        raise DeploymentError(f"the gateway does not say what became of the new server; its log is {self._log}")
+
+    def _check_key(self) -> None:
+        section = self._section
+        if section.api_keys is not None and not os.environ.get("OPENAI_API_KEY"):
+            raise DeploymentError(
+                f"deploy.api_keys = {str(section.api_keys)!r}: the new server is asked questions before it goes live; "
+                "set OPENAI_API_KEY to one of the keys"
+            )
+        if not section.on_loopback and section.api_keys is None:
+            raise DeploymentError(f"deploy.host {section.host} can be reached from elsewhere; set deploy.api_keys")
+
+    def _ensure_gateway(self, tell: Tell) -> None:
+        """Running, and where the settings want it."""
+        plan = self._plan()
+        if self._told() is not None:
+            if self._is_elsewhere():
+                kept = self._address_of(read_json(self._folder.state))
+                raise DeploymentError(f"clients are served at {kept}; to move to {self.address}, --pipeline stop first")
+            return
+        tell(f"starting the gateway at {self.address}")
+        write_json(self._folder.plan, asdict(plan))
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "text2sql.deployment.gateway", str(self._folder.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder.path,
+                env=environment(str(PROJECT)) | {"PYTHONPATH": str(PROJECT)},
+                start_new_session=True,  # it outlives whoever deploys
+            )
+        deadline = time.monotonic() + GATEWAY_SECONDS
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise DeploymentError(f"the gateway does not start: {last_words(self._log)}")
+            if self._told() is not None:
+                # A daemon has no parent that waits for it, and this process no child to leave a zombie.
+                process.returncode = 0
+                return
+            time.sleep(POLL_SECONDS)
+        process.kill()
+        process.wait()
+        raise DeploymentError(f"the gateway did not start within {GATEWAY_SECONDS:g} s: {last_words(self._log)}")
+
+    def _plan(self) -> Plan:
+        section = self._section
+        seconds = float(section.server.get("request_timeout", 60.0)) + ENGINE_MARGIN
+        return Plan(section.host, section.port, section.drain_seconds, section.keep_previous == "running", seconds)
+
+    def _is_elsewhere(self) -> bool:
+        kept = read_json(self._folder.state)
+        return (kept.get("host"), kept.get("port")) != (self._section.host, self._section.port)
+
+    def _told(self) -> dict[str, Any] | None:
+        """The gateway's status; None where it does not run."""
+        kept = read_json(self._folder.state)
+        if not is_alive(int(kept.get("pid", 0)), str(kept.get("started", ""))):
+            return None
+        try:
+            return self._order("status", method="GET")
+        except DeploymentError:
+            return None
+
+    def _order(
+        self, what: str, body: dict[str, Any] | None = None, method: str = "POST", seconds: float = ORDER_SECONDS
+    ) -> dict[str, Any]:
+        path = read_json(self._folder.state).get("socket")
+        if path is None:
+            raise DeploymentError("the gateway does not run")
+        try:
+            with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://gateway") as client:
+                reply = client.request(method, f"/{what}", json=body, timeout=seconds)
+                said: dict[str, Any] = reply.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise DeploymentError(
+                f"the gateway does not obey ({what}: {type(error).__name__}); its log is {self._log}"
+            ) from error
+        if not reply.is_success:
+            raise DeploymentError(str(said.get("error", reply.status_code)))
+        return said
+
+    def _prune(self) -> None:
+        """Forget models that neither serve nor could be gone back to."""
+        kept = read_json(self._folder.state)
+        needed = {kept[name]["release"]["digest"] for name in ("current", "previous") if kept.get(name)}
+        for folder in self._folder.releases.iterdir():
+            if folder.name not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    @staticmethod
+    def _serving(told: dict[str, Any] | None) -> Serving | None:
+        if told is None:
+            return None
+        spec = Spec.from_dict(told["spec"])
+        return Serving(spec.release, told["state"], spec.since, spec.engine, told["why"], told["restarts"])
+
+    @staticmethod
+    def _kept(raw: dict[str, Any] | None) -> Serving | None:
+        if raw is None:
+            return None
+        spec = Spec.from_dict(raw)
+        return Serving(spec.release, "stopped", spec.since, spec.engine)
+
+    def _address_of(self, kept: dict[str, Any]) -> str:
+        return f"http://{_reachable(kept['host'])}:{kept['port']}" if "host" in kept else self.address
+
+
+def _reachable(host: str) -> str:
+    """Where a server that listens on every address can be asked from here."""
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}.get(host, host)  # noqa: S104

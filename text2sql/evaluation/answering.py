@@ -1,0 +1,178 @@
+"""Who answers the test's questions: a model in this process, a served one (served.py), or a file of predictions."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from text2sql.config import EvaluationSection
+from text2sql.data.files import sha256_folder
+from text2sql.data.prompt import encode_rows
+from text2sql.errors import DataError
+from text2sql.evaluation.types import TokenLoss
+from text2sql.training.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Answerer(Protocol):
+    """Answers prompts greedily, and tells how likely it thinks the gold answers."""
+
+    source: str
+    """The model's name, the server's address, or the file."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """Where there is one: its chat template makes the prompts of a chat model."""
+
+    def answers(self, prompts: Sequence[str]) -> list[str]:
+        """The answer to each prompt, in their order, without the end token or outer whitespace."""
+
+    def losses(self, rows: Dataset) -> list[TokenLoss] | None:
+        """Of each row's `completion`, end token included, given its `prompt`; None where that cannot be told."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One system to be judged. It is opened once, and gone from memory before the next one is opened."""
+
+    open: Callable[[], AbstractContextManager[Answerer]]
+    digest: str | None = None
+    """Checksum of its model folder: two systems of one digest are asked once."""
+    recipe: Recipe | None = None
+    """How it wants to be asked, where that is known; else the rows' own prompts are asked."""
+    few_shot: bool = False
+    """Whether it is judged again, as <name>_few_shot, with examples before each question."""
+
+
+def local_model(
+    name: str | Path,
+    evaluation: EvaluationSection,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    chat_template: bool = False,
+    few_shot: bool = False,
+) -> Contender:
+    """A model folder, merged or an adapter on its base, or a model of the hub, loaded in 16 bits by Transformers."""
+
+    @contextmanager
+    def opened() -> Iterator[Answerer]:
+        from text2sql.training.model import load_for_inference
+
+        model, tokenizer = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template)
+        yield LocalModel(model, tokenizer, evaluation, str(name))
+        _free_memory()
+
+    if not Path(name).is_dir():
+        return Contender(opened, few_shot=few_shot)
+    return Contender(opened, sha256_folder(Path(name)), read_recipe(Path(name)), few_shot)
+
+
+class LocalModel:
+    """A model in this process: batches of like length, a key-value cache, a bar on a terminal."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, evaluation: EvaluationSection, source: str
+    ) -> None:
+        self.source = source
+        self.tokenizer = tokenizer
+        self._model, self._evaluation = model, evaluation
+
+    def answers(self, prompts: Sequence[str]) -> list[str]:
+        from text2sql.training.decoding import generate_tokens
+
+        limits = self._evaluation
+        found = generate_tokens(self._model, self.tokenizer, prompts, limits.max_new_tokens, limits.batch_size)
+        return [str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in found]
+
+    def losses(self, rows: Dataset) -> list[TokenLoss]:
+        import torch
+
+        from text2sql.data.batches import progress
+        from text2sql.training.decoding import completion_logits
+
+        encoded = encode_rows(self.tokenizer, rows["prompt"][:], rows["completion"][:])
+        pad, batch_size = int(self.tokenizer.pad_token_id or 0), self._evaluation.batch_size
+        found: dict[int, TokenLoss] = {}
+        with progress("perplexity", len(encoded)) as advance:
+            for batch, logits, targets in completion_logits(self._model, encoded, pad, batch_size):
+                each = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double()
+                lengths = [sum(encoded[row]["completion_mask"]) for row in batch]
+                for row, losses in zip(batch, torch.split(each, lengths), strict=True):
+                    found[row] = TokenLoss(float(losses.sum()), len(losses))
+                advance(len(batch))
+        return [found[row] for row in range(len(encoded))]
+
+
+def recorded_answers(path: Path) -> Contender:
+    """Predictions in a file, in the order of the test rows: a JSON list of texts, or a line a prediction.
+
+    A line of .jsonl is a text, or an object with `prediction`; of any other file it is the SQL itself.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    texts = _read_predictions(path)
+
+    @contextmanager
+    def opened() -> Iterator[Answerer]:
+        yield RecordedAnswers(path, texts)
+
+    return Contender(opened)
+
+
+class RecordedAnswers:
+    """What another system answered, whatever it was."""
+
+    tokenizer = None
+
+    def __init__(self, path: Path, texts: list[str]) -> None:
+        self.source = str(path)
+        self._texts = texts
+
+    def answers(self, prompts: Sequence[str]) -> list[str]:
+        """Raises DataError when there is not one for each prompt."""
+        if len(self._texts) != len(prompts):
+            raise DataError(
+                f"{self.source} holds {len(self._texts):,} predictions for {len(prompts):,} test rows; give one for "
+                "each row, in their order (`text2sql prepare` writes the rows)"
+            )
+        return self._texts
+
+    def losses(self, rows: Dataset) -> None:  # noqa: ARG002 - a file cannot tell
+        return None
+
+
+def _read_predictions(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--predictions {path}: cannot be read ({error}); name a UTF-8 text file") from None
+    try:
+        if path.suffix == ".json":
+            found = json.loads(text)
+        elif path.suffix == ".jsonl":
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            return text.splitlines()
+        if not isinstance(found, list):
+            raise TypeError(f"{type(found).__name__} is no list")
+        return [str(entry["prediction"]) if isinstance(entry, dict) else str(entry) for entry in found]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"--predictions {path}: no list of predictions ({error!r}); mend it") from None
+
+
+def _free_memory() -> None:
+    gc.collect()
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,108 @@
+"""Any model, server or file of predictions, judged on any test rows, without a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from text2sql.config import EvaluationSection, ModelSection, Settings
+from text2sql.data.check import check_rows
+from text2sql.data.files import sha256_folder
+from text2sql.data.load import is_prepared, load_rows
+from text2sql.data.prompt import format_split, format_splits
+from text2sql.data.split import split_rows
+from text2sql.errors import DataError
+from text2sql.evaluation.answering import Answerer, Contender, local_model, recorded_answers
+from text2sql.evaluation.evaluate import evaluate_systems
+from text2sql.evaluation.gate import Verdict, decide
+from text2sql.evaluation.types import Evaluation
+from text2sql.training.recipe import read_recipe
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Mode = Literal["local", "vllm"]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What is judged: exactly one of the three, and models to hold it against."""
+
+    model: str | None = None
+    """A folder, or a name on the hub. With `url`, the folder that the server has it from, or its name there."""
+    url: str | None = None
+    """An OpenAI-compatible server."""
+    predictions: Path | None = None
+    against: tuple[str, ...] = ()
+    """More model folders or names."""
+
+
+def benchmark(settings: Settings, candidates: Candidates, test_data: Path | None) -> tuple[Evaluation, Verdict]:
+    """Judge the candidate, and hold it against the config's gate.
+
+    Args:
+        test_data: a prepared folder, whose test split counts; a file, of which every sound row counts; None for the
+            test split of the configured data.
+
+    Raises:
+        Text2SQLError: as loading, judging and the models do.
+    """
+    rows, training = rows_to_judge(settings, test_data)
+    contenders = {"model": _candidate(settings, candidates)}
+    for name in candidates.against:
+        contenders[Path(name).name] = local_model(name, settings.evaluation)
+    evaluation = evaluate_systems(rows, contenders, settings, training)
+    return evaluation, decide(evaluation, settings.gate)
+
+
+def rows_to_judge(settings: Settings, test_data: Path | None) -> tuple[Dataset, Dataset | None]:
+    """The rows to judge on, with prompts, and training rows where there are any.
+
+    Raises:
+        DataError: they cannot be read, or none is sound.
+    """
+    data = settings.data
+    if test_data is not None:
+        data = data.model_copy(update={"path": test_data, "sha256": None, "subset_fraction": 1.0, "benchmark": None})
+    from text2sql.training.model import load_tokenizer
+
+    valid = check_rows(load_rows(data), data).valid
+    chat = load_tokenizer(settings.model) if settings.model.chat_template else None
+    if test_data is not None and not is_prepared(test_data):
+        return format_split(valid, data.prompt_template, chat), None
+    splits = format_splits(split_rows(valid, data), data, chat)
+    if not splits["test"].num_rows:
+        raise DataError(f"{test_data or 'the configured data'}: its test split is empty; raise data.test_ratio")
+    return splits["test"], splits["train"]
+
+
+def _candidate(settings: Settings, candidates: Candidates) -> Contender:
+    limits = settings.evaluation
+    if candidates.predictions is not None:
+        return recorded_answers(candidates.predictions)
+    if candidates.url is not None:
+        return _served(candidates.url, candidates.model, limits)
+    assert candidates.model is not None  # noqa: S101 - the command line asks for one of the three
+    return local_model(candidates.model, limits, trust_remote_code=settings.model.trust_remote_code)
+
+
+def _served(url: str, model: str | None, limits: EvaluationSection) -> Contender:
+    """A served model; its folder, where it is at hand, tells its tokens and how it wants to be asked."""
+    folder = Path(model) if model and Path(model).is_dir() else None
+
+    @contextmanager
+    def opened() -> Iterator[Answerer]:
+        from text2sql.evaluation.served import ServedModel
+        from text2sql.training.model import load_tokenizer
+
+        tokenizer = load_tokenizer(ModelSection(name=str(folder))) if folder else None
+        name = None if folder else model
+        with ServedModel(url, model=name, tokenizer=tokenizer, max_new_tokens=limits.max_new_tokens) as served:
+            yield served
+
+    if folder is None:
+        return Contender(opened)
+    return Contender(opened, sha256_folder(folder), read_recipe(folder))

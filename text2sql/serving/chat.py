@@ -1,0 +1,223 @@
+"""OpenAI's chat messages, and the schema and the question in them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from text2sql.serving.messages import MAX_CANDIDATES, MAX_QUESTION_CHARS, MAX_TOKENS_ASKED
+from text2sql.serving.problems import Problem
+from text2sql.sql.schema import MAX_CONTEXT_CHARS
+
+_CREATE = re.compile(r"\bCREATE\s+(?:TEMP(?:ORARY)?\s+)?TABLE\b", re.IGNORECASE)
+_PIECE = re.compile(r"'[^']*+'|\"[^\"]*+\"|`[^`]*+`|--[^\n]*+|/\*.*?\*/|[()]", re.DOTALL)
+_REST = re.compile(r"(?:[^\S\n]*(?:STRICT|WITHOUT\s+ROWID)\b)?(?:[^\S\n]*;)?", re.IGNORECASE)
+
+
+class Chat(BaseModel):
+    """Unknown fields are ignored, as OpenAI's clients expect."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class TextPart(Chat):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Chat):
+    """A turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+
+class StreamOptions(Chat):
+    """What a stream tells besides."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(Chat):
+    """The schema stands in the system message; the last user message is the question.
+
+    Without a system message the schema may stand in the user's, before the question.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "merged_model",
+                    "messages": [
+                        {"role": "system", "content": "CREATE TABLE singer (name TEXT, age INTEGER)"},
+                        {"role": "user", "content": "How many singers are older than 30?"},
+                    ],
+                }
+            ]
+        }
+    )
+
+    model: Annotated[str, Field(max_length=500)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=100)]
+    n: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] | None = None
+    """Completions; more than one needs a temperature."""
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS_ASKED)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS_ASKED)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0, the likeliest answer, unless said otherwise."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tools: list[Any] | None = None
+    """Not supported, as are the following ones: 400 when they ask for anything."""
+    logprobs: bool | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: dict[str, Any] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+    def question_and_schema(self) -> tuple[str, str]:
+        """The last user message, and the schema from the system's messages or from that one.
+
+        Raises:
+            Problem: 400, one of them is missing or too long.
+        """
+        said = [message.text for message in self.messages if message.role == "user"]
+        schema = "\n".join(message.text for message in self.messages if message.role in ("system", "developer"))
+        question = said[-1] if said else ""
+        schema = split_schema(schema)[0] or schema
+        if not schema.strip():
+            schema, question = split_schema(question)
+        if not question.strip() or len(question) > MAX_QUESTION_CHARS:
+            raise Problem(
+                400,
+                "invalid_messages",
+                f"the last user message must be a question of at most {MAX_QUESTION_CHARS} characters",
+                param="messages",
+            )
+        if not schema.strip() or len(schema) > MAX_CONTEXT_CHARS:
+            raise Problem(
+                400,
+                "invalid_messages",
+                f"put CREATE TABLE statements, at most {MAX_CONTEXT_CHARS} characters, into a system message",
+                param="messages",
+            )
+        return question, schema
+
+    def refuse_unsupported(self) -> None:
+        """Raises:
+        Problem: 400, for a wish that would be ignored.
+        """
+        kind = (self.response_format or {}).get("type", "text")
+        for name, wish in (
+            ("tools", self.tools),
+            ("logprobs", self.logprobs),
+            ("logit_bias", self.logit_bias),
+            ("response_format", kind != "text"),
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+            ("n", self.stream and (self.n or 1) > 1),
+        ):
+            if wish:
+                what = "several completions cannot be streamed" if name == "n" else f"{name} is not supported"
+                raise Problem(400, "unsupported_parameter", what, param=name)
+
+
+def split_schema(text: str) -> tuple[str, str]:
+    """The CREATE TABLE statements of a text, and what else it says."""
+    statements, rest, at = [], [], 0
+    while match := _CREATE.search(text, at):
+        end = _end_of_statement(text, match.end())
+        if end is None:
+            break
+        statements.append(text[match.start() : end])
+        rest.append(text[at : match.start()])
+        at = end
+    rest.append(text[at:])
+    return "\n".join(statements), "\n".join(filter(None, (part.strip() for part in rest)))
+
+
+def _end_of_statement(text: str, start: int) -> int | None:
+    """Behind the bracket that closes the columns, and a semicolon; None where none does."""
+    depth = 0
+    for match in _PIECE.finditer(text, start):
+        if match.group() == "(":
+            depth += 1
+        elif match.group() == ")":
+            depth -= 1
+            if depth <= 0:
+                rest = _REST.match(text, match.end())
+                return rest.end() if rest else match.end()
+    return None
+
+
+class Verdict(BaseModel):
+    """Beside OpenAI's fields: what the guard says of a completion."""
+
+    valid: bool
+    reasons: list[dict[str, str]]
+
+
+class AnswerMessage(BaseModel):
+    """The completion; `refusal` instead of `content` where it would do more than read."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: str | None = None
+
+
+class Choice(BaseModel):
+    """A completion."""
+
+    index: int
+    message: AnswerMessage
+    finish_reason: Literal["stop", "length", "content_filter"]
+    logprobs: None = None
+    text2sql: Verdict
+
+
+class ChatUsage(BaseModel):
+    """Tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatCompletion(BaseModel):
+    """OpenAI's object."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: ChatUsage
+
+
+class ModelObject(BaseModel):
+    """OpenAI's object."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "text2sql"
+
+
+class ModelList(BaseModel):
+    """OpenAI's object."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelObject]

@@ -1,0 +1,193 @@
+"""OpenAI's routes: any of its clients can ask. Completions are the model's own; the guard's verdict stands beside.
+
+A completion that would do more than read is withheld: `refusal` takes the place of `content`, and the finish reason is
+`content_filter`. A stream has sent it by then, and ends with that reason. Nothing is repaired here; /generate does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from text2sql.serving.chat import (
+    AnswerMessage,
+    ChatCompletion,
+    ChatRequest,
+    ChatUsage,
+    Choice,
+    ModelList,
+    ModelObject,
+    Verdict,
+)
+from text2sql.serving.depends import Asks, Server, Told, body_of, sent
+from text2sql.serving.engine import Completion, Options
+from text2sql.serving.observe import Record
+from text2sql.serving.problems import ASKING, Problem, documented
+from text2sql.serving.service import Judged, Service, tokens_allowed
+from text2sql.serving.streams import EVENTS, Send, event, event_stream, unless_gone
+from text2sql.sql.guard import Checked
+
+router = APIRouter(prefix="/v1", tags=["openai"])
+
+_WITHHELD = frozenset({"not_one_statement", "not_read_only", "not_allowed", "function_not_allowed"})
+"""Reasons for which a completion does not leave."""
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": EVENTS,
+        "description": "The completion; with `stream`, OpenAI's chunks as events, then [DONE].",
+    }
+}
+
+
+@router.get("/models", response_model=ModelList, responses=documented((401,)))
+async def models(_: Asks, service: Server) -> Response:
+    """The model that is served."""
+    return JSONResponse(ModelList(data=[_model(service)]).model_dump())
+
+
+@router.get("/models/{name:path}", response_model=ModelObject, responses=documented((401, 404, 422)))
+async def model(name: str, _: Asks, service: Server) -> Response:
+    """The model of that name."""
+    _check_model(service, name)
+    return JSONResponse(_model(service).model_dump())
+
+
+@router.post(
+    "/chat/completions",
+    response_model=ChatCompletion,
+    responses=_STREAM | documented((*ASKING, 404)),
+    openapi_extra=body_of("ChatRequest"),
+)
+async def chat_completions(
+    request: Request, caller: Asks, asked: Annotated[ChatRequest, sent(ChatRequest)], service: Server, record: Told
+) -> Response:
+    """SQL for the last user message, over the tables of the system message."""
+    _check_model(service, asked.model)
+    asked.refuse_unsupported()
+    question, schema = asked.question_and_schema()
+    caller.spend()
+    head = {"id": f"chatcmpl-{record.request_id}", "created": int(time.time()), "model": asked.model}
+    if asked.stream:
+        return await event_stream(
+            request,
+            record,
+            lambda send: _chunks(service, asked, (question, schema), head, record, send),
+            lambda problem: event(problem.to_dict()),
+        )
+
+    async def work() -> list[Judged]:
+        async with service.work():
+            return await service.complete(question, schema, _options(service, asked), record)
+
+    judged = await unless_gone(request, work())
+    completions = [one.completion for one in judged]
+    record.told |= (usage := _usage(completions)).model_dump()
+    choices = [_choice(index, one) for index, one in enumerate(judged)]
+    return JSONResponse(ChatCompletion(**head, choices=choices, usage=usage).model_dump())
+
+
+async def _chunks(
+    service: Service,
+    asked: ChatRequest,
+    texts: tuple[str, str],
+    head: dict[str, Any],
+    record: Record,
+    send: Send,
+) -> None:
+    question, schema = texts
+    options = _options(service, asked)
+    wants_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    more: dict[str, Any] = {"usage": None} if wants_usage else {}
+    started = False
+
+    def chunk(delta: dict[str, Any], finish: str | None = None, **also: Any) -> None:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **also}
+        send(event(head | {"object": "chat.completion.chunk", "choices": [choice]} | more))
+
+    def tell(text: str) -> None:
+        nonlocal started
+        if not started:
+            chunk({"role": "assistant", "content": ""})
+            started = True
+        chunk({"content": text})
+
+    async with service.work():
+        await service.usable(schema)
+        with service.switch.hold() as served:
+            done = await service.stream(served, service.prompt(served, schema, question), options, tell)
+        checked = await service.guard.check(done.text, schema)
+    service.judged(checked, record)
+    if not started:
+        chunk({"role": "assistant", "content": ""})
+    refusal = _refusal(checked)
+    chunk(
+        {"refusal": refusal} if refusal else {},
+        "content_filter" if refusal else _finish(done),
+        text2sql=_verdict(checked).model_dump(),
+    )
+    record.told |= (usage := _usage([done])).model_dump()
+    if wants_usage:
+        send(event(head | {"object": "chat.completion.chunk", "choices": [], "usage": usage.model_dump()}))
+    send(event("[DONE]"))
+
+
+def _options(service: Service, asked: ChatRequest) -> Options:
+    """Raises:
+    RequestError: the wishes contradict each other.
+    """
+    stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
+    with service.switch.hold() as served:
+        most = tokens_allowed(service.settings, served, asked.max_completion_tokens or asked.max_tokens)
+    return Options(
+        max_new_tokens=most,
+        temperature=asked.temperature or 0.0,
+        top_p=1.0 if asked.top_p is None else asked.top_p,
+        n=asked.n or 1,
+        seed=asked.seed,
+        stop=tuple(stop),
+    )
+
+
+def _choice(index: int, judged: Judged) -> Choice:
+    refusal = _refusal(judged.checked)
+    return Choice(
+        index=index,
+        message=AnswerMessage(content=None if refusal else judged.completion.text, refusal=refusal),
+        finish_reason="content_filter" if refusal else _finish(judged.completion),
+        text2sql=_verdict(judged.checked),
+    )
+
+
+def _refusal(checked: Checked) -> str | None:
+    withheld = [reason.message for reason in checked.reasons if reason.code in _WITHHELD]
+    return f"The answer was withheld: {'; '.join(withheld)}" if withheld else None
+
+
+def _verdict(checked: Checked) -> Verdict:
+    return Verdict(valid=checked.valid, reasons=[reason._asdict() for reason in checked.reasons])
+
+
+def _finish(completion: Completion) -> Literal["stop", "length"]:
+    return "length" if completion.finish_reason == "length" else "stop"
+
+
+def _usage(completions: Sequence[Completion]) -> ChatUsage:
+    prompt = completions[0].prompt_tokens
+    generated = sum(completion.completion_tokens for completion in completions)
+    return ChatUsage(prompt_tokens=prompt, completion_tokens=generated, total_tokens=prompt + generated)
+
+
+def _model(service: Service) -> ModelObject:
+    return ModelObject(id=service.model, created=service.created)
+
+
+def _check_model(service: Service, name: str) -> None:
+    if name != service.model:
+        raise Problem(
+            404, "model_not_found", f"there is no model of that name here; /v1/models lists it: {service.model}",
+            param="model",
+        )  # fmt: skip
