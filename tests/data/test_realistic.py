@@ -87,16 +87,16 @@ def test_any_rows_stay_sound(rows, seed):
         assert columns(row["plain_context"]) <= columns(row["context"])
 
 
-PETS, KEY = "pets_id INT", "PRIMARY KEY (pets_id)"
+PET, KEY = "pet_id INT", "PRIMARY KEY (pet_id)"
 
 
 @pytest.mark.parametrize(
     ("context", "answer", "rich"),
     [
         (
-            "CREATE TABLE Card (pets_id INT); CREATE TABLE Pets (pets_id INT)",
-            "SELECT T1.pets_id FROM Card AS T1 JOIN Pets AS T2 ON T1.pets_id = T2.pets_id",
-            f"CREATE TABLE Card ({PETS}, FOREIGN KEY (pets_id) REFERENCES Pets (pets_id)); CREATE TABLE Pets ({PETS}, {KEY})",
+            "CREATE TABLE Card (pet_id INT); CREATE TABLE Pet (pet_id INT)",
+            "SELECT T1.pet_id FROM Card AS T1 JOIN Pet AS T2 ON T1.pet_id = T2.pet_id",
+            f"CREATE TABLE Card ({PET}, FOREIGN KEY (pet_id) REFERENCES Pet (pet_id)); CREATE TABLE Pet ({PET}, {KEY})",
         ),
         (
             "CREATE TABLE teacher (id INT, name TEXT); CREATE TABLE teaches (id INT, course TEXT)",
