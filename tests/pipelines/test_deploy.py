@@ -58,7 +58,7 @@ def config(workdir: Path, tiny_model: Path, port: int) -> Path:
         evaluation={"max_new_tokens": 8, "databases": 2},
         merge={"parity_rows": 2, "min_agreement": 0.0},
         gate={"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
-        deploy={"port": port, "engine": "transformers", "startup_seconds": 120, "server": {"guard_processes": 1}},
+        deploy={"port": port, "engine": "transformers", "startup_seconds": 300, "server": {"guard_processes": 1}},
     )
     values = settings.model_dump(mode="json") | {"name": NAME, "output_dir": str(workdir / "results")}
     path = workdir / "config.yaml"
