@@ -16,8 +16,8 @@ from typing import Any
 
 PLAN: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 """answers: by question; version: what it says it is; dies: seconds after which it ends, before it was ready; slow:
-seconds until it listens; asked: how many questions it answers before it dies; pause: seconds that an answer takes; lingers:
-seconds that its end takes."""
+seconds until it listens; asked: how many questions it answers before it dies; pause: seconds that an answer takes;
+lingers: seconds that its end takes."""
 
 
 class Handler(BaseHTTPRequestHandler):
