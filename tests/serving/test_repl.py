@@ -206,13 +206,15 @@ def test_tables_are_typed_in_over_several_lines(tmp_path: Path):
 def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(tmp_path: Path):
     with terminal(scripted(seconds=30), environment(tmp_path)) as it:
         it.until("text2sql> ")
-        it.ask(SINGERS)
+        it.ask("CREATE TABLE singer (name TEXT, age INTEGER)")
         it.type("Who is older?\r")
-        time.sleep(0.5)
+        it.until("…")  # it is being answered
         it.type("\x03")
         it.until("stopped; Ctrl-D ends", seconds=5)
         it.until("text2sql> ")
-        it.type("half a line\x03")
+        it.type("half a line")
+        it.until("half a line")  # readline listens
+        it.type("\x03")
         it.until("stopped")
         it.until("text2sql> ")
         assert "schema: 1 table" not in it.ask("/n 2")
