@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,12 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from text2sql.deployment.backend import Backend, Spec
+from text2sql.deployment.control import control_app, private_socket, socket_path
 from text2sql.deployment.proxy import Proxy
 from text2sql.deployment.state import StateFolder, locked, read_json, started_at, write_json
 from text2sql.errors import DeploymentError, Text2SQLError
@@ -34,8 +30,6 @@ from text2sql.serving.server import listening
 
 logger = logging.getLogger(__name__)
 
-SOCKET_CHARS = 100
-"""A longer path of a socket is more than some systems take."""
 ORPHAN_SECONDS = 5.0
 
 
@@ -190,46 +184,6 @@ class Gateway:
         )
 
 
-def control_app(gateway: Gateway) -> Starlette:
-    """What the deploy step, `status` and `stop` say to the gateway."""
-
-    async def status(_: Request) -> JSONResponse:
-        return JSONResponse(gateway.told())
-
-    async def begin(request: Request) -> JSONResponse:
-        await gateway.begin(Spec.from_dict(await request.json()))
-        return JSONResponse(gateway.told())
-
-    async def promote(_: Request) -> JSONResponse:
-        gateway.promote()
-        return JSONResponse(gateway.told())
-
-    async def restore(_: Request) -> JSONResponse:
-        await gateway.restore()
-        return JSONResponse(gateway.told())
-
-    async def discard(_: Request) -> JSONResponse:
-        await gateway.discard()
-        return JSONResponse(gateway.told())
-
-    async def settle(_: Request) -> JSONResponse:
-        gateway.settle()
-        return JSONResponse(gateway.told())
-
-    async def stop(_: Request) -> JSONResponse:
-        gateway.ending.set()
-        return JSONResponse({})
-
-    async def refused(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 409)
-
-    orders = (begin, promote, restore, discard, settle, stop)
-    return Starlette(
-        routes=[Route("/status", status), *(Route(f"/{order.__name__}", order, methods=["POST"]) for order in orders)],
-        exception_handlers={DeploymentError: refused},
-    )
-
-
 class _Server(uvicorn.Server):
     """Signals are for the gateway, not for each of its two servers."""
 
@@ -257,8 +211,8 @@ def _server(app: Any, drain: float) -> _Server:
 
 async def run(folder: StateFolder, plan: Plan, public: socket.socket) -> None:
     """Until a signal, or the order to stop."""
-    path = _socket_path(folder)
-    with _private_socket(path) as private:
+    path = socket_path(folder)
+    with private_socket(path) as private:
         gateway = Gateway(folder, plan, path)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, gateway.ending.set)
@@ -276,30 +230,6 @@ async def run(folder: StateFolder, plan: Plan, public: socket.socket) -> None:
                 server.should_exit = True
             await asyncio.gather(*tasks, watching, return_exceptions=True)
             await gateway.close()
-
-
-def _socket_path(folder: StateFolder) -> Path:
-    path = folder.path / "control.sock"
-    if len(str(path)) <= SOCKET_CHARS:
-        return path
-    return Path(tempfile.mkdtemp(prefix="text2sql-")) / "control.sock"
-
-
-@contextlib.contextmanager
-def _private_socket(path: Path) -> Iterator[socket.socket]:
-    """A Unix socket that its owner alone can open."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as found:
-        before = os.umask(0o177)
-        try:
-            found.bind(str(path))
-        finally:
-            os.umask(before)
-        found.listen(16)
-        try:
-            yield found
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def main(state: str) -> int:
