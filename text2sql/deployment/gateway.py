@@ -145,15 +145,21 @@ class Gateway:
         self._write(pid=0)
 
     async def watch(self) -> None:
-        """End what a deployment left that has died: the lock is free then, and nobody will promote its server."""
+        """End what a deployment left that has died: the lock is free then, and nobody will promote its server.
+
+        A gateway that has nothing to serve ends itself.
+        """
         while True:
             await asyncio.sleep(ORPHAN_SECONDS)
-            if self.candidate is None and self._before is None:
+            if self.candidate is None and self._before is None and self.current is not None:
                 continue
             with contextlib.suppress(DeploymentError), locked(self.folder.lock, seconds=0.0):
-                logger.warning("a deployment ended without a word; what it left is put in order")
                 await self.discard()
                 self.settle()
+                if self.current is None:
+                    logger.info("there is nothing to serve")
+                    self.ending.set()
+                    await asyncio.Event().wait()  # whoever deploys next finds the lock taken until this is over
 
     async def _rest(self, backend: Backend) -> None:
         await backend.drain(self.plan.drain_seconds)
@@ -225,11 +231,12 @@ async def run(folder: StateFolder, plan: Plan, public: socket.socket) -> None:
             ending = asyncio.create_task(gateway.ending.wait())
             await asyncio.wait({ending, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            watching.cancel()
             for server, _ in servers:
                 server.should_exit = True
-            await asyncio.gather(*tasks, watching, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await gateway.close()
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
 
 def main(state: str) -> int:
