@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import resource
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ import psutil
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny.yaml"
 
 
-MEMORY = "GB resident"
+MEMORY, CPU = "GB resident", "processor"
 
 
 class Resident(threading.Thread):
@@ -68,6 +69,7 @@ def measure(count: int) -> dict[str, float]:
     warm_up(settings.data)
     resident = Resident()
     resident.start()
+    before = processor_seconds()
     seconds: dict[str, float] = {}
 
     def timed(stage: str, work: Callable[[], Any]) -> Any:
@@ -83,7 +85,12 @@ def measure(count: int) -> dict[str, float]:
     timed("contamination", lambda: (contamination(splits), triggers(splits["train"])))
     formatted = timed("format", lambda: format_splits(splits, settings.data))
     timed("token report", lambda: token_report(formatted, tokenizer, settings.training.max_length))
-    return {**seconds, MEMORY: resident.most / 1e9}
+    return {**seconds, CPU: processor_seconds() - before, MEMORY: resident.most / 1e9}
+
+
+def processor_seconds() -> float:
+    """Of this process and of its workers that have ended: what other work on the machine does not lengthen much."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def warm_up(data: Any) -> None:
@@ -112,10 +119,10 @@ def main() -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[size] = json.loads(done.stdout.splitlines()[-1])
     print(f"{'stage':<16}" + "".join(f"{size:>10,} rows" for size in sizes) + "   cost a row, ratio")
-    stages = [name for name in found[sizes[0]] if name != MEMORY]
+    stages = [name for name in found[sizes[0]] if name not in (MEMORY, CPU)]
     for size in sizes:
         found[size]["all"] = sum(found[size][stage] for stage in stages)
-    for stage in [*stages, "all"]:
+    for stage in [*stages, "all", CPU]:
         seconds = [found[size][stage] for size in sizes]
         ratio = (seconds[1] / sizes[1]) / (seconds[0] / sizes[0])
         print(f"{stage:<16}" + "".join(f"{value:>13.2f} s" for value in seconds) + f"   {ratio:.2f}")

@@ -270,6 +270,14 @@ def test_a_port_that_is_taken_is_one_line(local: Local):
     assert local.processes() == []
 
 
+def test_a_first_one_that_fails_leaves_nothing_behind(local: Local):
+    with pytest.raises(DeploymentError, match="nothing is served"):
+        local.deploy("1", answers=WRONG)
+    until(lambda: local.processes() == [], 30)
+    local.deploy("2")
+    assert local.answering() == "2"
+
+
 def test_it_outlives_who_deployed_it(local: Local):
     local.deploy("1")
     assert os.getsid(local.pid) == local.pid

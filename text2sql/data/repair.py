@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlglot import exp
 
@@ -42,6 +42,8 @@ class Repaired:
     repairs: tuple[str, ...] = ()
     conflicts: tuple[str, ...] = ()
     """Comparisons of a number with text that have no single remedy, as table.column."""
+    tree: exp.Expr | None = field(default=None, compare=False, repr=False)
+    """The answer's, where it parses: to parse is half of the work."""
 
 
 def repair(context: str, answer: str) -> Repaired:
@@ -58,9 +60,10 @@ def repair(context: str, answer: str) -> Repaired:
         query = _Query(tree, schema)
     except SqlError:
         return Repaired(context, answer)
-    uses = Uses(read_hints(tree, schema))
-    if any(uses.asked_type(key) is None for key in merged.disputed):  # of two types, which?
-        return Repaired(context, answer)
+    if merged.disputed:  # of two types, which?
+        uses = Uses(read_hints(tree, schema))
+        if any(uses.asked_type(key) is None for key in merged.disputed):
+            return Repaired(context, answer, tree=tree)
     context, found = merged.context, list(merged.repairs)
     if query.strings:
         answer, found = _with_strings(answer, query.strings), [*found, "quoted_text"]
@@ -74,7 +77,8 @@ def repair(context: str, answer: str) -> Repaired:
     if types:
         context, schema = _retype(context, types), schema.retype(types)
         found.append("type_corrected")
-    return Repaired(context, answer, tuple(kind for kind in KINDS if kind in found), conflicts(schema, uses))
+    kinds = tuple(kind for kind in KINDS if kind in found)
+    return Repaired(context, answer, kinds, conflicts(schema, uses), tree)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def _sql_verdict(row: Repaired, timeout: float, forgiving: bool) -> Verdict | No
         schema = parse_schema(row.context)
     except SqlError as error:
         return "context_unparsable", str(error)
-    if verdict := _reading_verdict(row.answer):
+    if verdict := _reading_verdict(row):
         return verdict
     try:
         database = build_database(schema, forgiving)
@@ -136,15 +136,15 @@ _RUN_REASONS: dict[type[SqlError], str] = {
 """By what running a query raises, the special before the general."""
 
 
-def _reading_verdict(answer: str) -> Verdict | None:
+def _reading_verdict(row: Repaired) -> Verdict | None:
     """What is wrong with an answer before anything runs."""
     try:
-        tree = parse(answer)
+        tree = row.tree or parse(row.answer)
         assert_read_only(tree)
     except UnsafeSqlError as error:
         return "not_read_only", str(error)
     except ParseError as error:
-        act = next((word for part in answer.split(";") if (word := leading_word(part)) in _ACTS), None)
+        act = next((word for part in row.answer.split(";") if (word := leading_word(part)) in _ACTS), None)
         return ("not_read_only", f"one statement begins with {act}") if act else ("answer_unparsable", str(error))
     names = (node.name if isinstance(node, exp.Anonymous) else node.sql_name() for node in tree.find_all(exp.Func))
     harmful = next((name.lower() for name in names if name.lower() in _HARMFUL), None)
