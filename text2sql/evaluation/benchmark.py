@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from text2sql.config import EvaluationSection, ModelSection, Settings
 from text2sql.data.check import check_rows
-from text2sql.data.files import sha256_folder
 from text2sql.data.load import is_prepared, load_rows
 from text2sql.data.prompt import format_split, format_splits
 from text2sql.data.split import split_rows
@@ -18,7 +18,7 @@ from text2sql.errors import DataError
 from text2sql.evaluation.answering import Answerer, Contender, local_model, recorded_answers
 from text2sql.evaluation.evaluate import evaluate_systems
 from text2sql.evaluation.gate import Verdict, decide
-from text2sql.evaluation.types import Evaluation
+from text2sql.evaluation.types import RIVALS, Evaluation
 from text2sql.training.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -52,10 +52,16 @@ def benchmark(settings: Settings, candidates: Candidates, test_data: Path | None
     """
     rows, training = rows_to_judge(settings, test_data)
     contenders = {"model": _candidate(settings, candidates)}
-    for name in candidates.against:
-        contenders[Path(name).name] = local_model(name, settings.evaluation)
+    for model in candidates.against:
+        contenders[_unused(Path(model).name, contenders)] = local_model(model, settings.evaluation)
     evaluation = evaluate_systems(rows, contenders, settings, training)
     return evaluation, decide(evaluation, settings.gate)
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    """The name, numbered where another system, or a role of the train pipeline, has it."""
+    reserved = {*taken, *RIVALS, "tuned", "model"}
+    return next(new for new in (name, *(f"{name} {i}" for i in count(2))) if new not in reserved)
 
 
 def rows_to_judge(settings: Settings, test_data: Path | None) -> tuple[Dataset, Dataset | None]:
@@ -105,4 +111,4 @@ def _served(url: str, model: str | None, limits: EvaluationSection) -> Contender
 
     if folder is None:
         return Contender(opened)
-    return Contender(opened, sha256_folder(folder), read_recipe(folder))
+    return Contender(opened, recipe=read_recipe(folder))  # no checksum: that the server has this folder is its word
