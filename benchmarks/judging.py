@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import sqlite3
 import tempfile
 import time
@@ -48,11 +49,17 @@ def make_items(rows: list[dict[str, str]], systems: int, databases: int) -> list
     return items
 
 
-def ours(items: list[dict[str, object]], processes: int) -> tuple[float, list[bool]]:
-    """Seconds, and the verdicts."""
-    start = time.perf_counter()
+def ours(items: list[dict[str, object]], processes: int) -> tuple[float, float, list[bool]]:
+    """Seconds, those that the workers had a CPU, and the verdicts."""
+    start, before = time.perf_counter(), _children_seconds()
     answers = map_rows(JUDGE, items, 120.0, lambda _, reason: [{"executed": reason}], processes)
-    return time.perf_counter() - start, [score["executed"] for answer in answers for score in answer]
+    seconds = time.perf_counter() - start
+    return seconds, _children_seconds() - before, [score["executed"] for answer in answers for score in answer]
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def peer(items: list[dict[str, object]]) -> tuple[float, float, float, list[bool]]:
@@ -118,11 +125,12 @@ def main() -> None:
     items = make_items(rows, arguments.systems, arguments.databases)
     pairs = len(items) * arguments.systems
     print(f"{pairs} pairs, {arguments.databases} databases each; load average {os.getloadavg()[0]:.1f}")
-    seconds, verdicts = ours(items, arguments.processes)
-    again, repeated = ours(items, 1)
+    seconds, busy, verdicts = ours(items, arguments.processes)
+    again, _, repeated = ours(items, 1)
     making, judging, theirs, other = peer(items)
     whole = making * arguments.systems + theirs
-    print(f"{'ours, ' + str(arguments.processes) + ' processes':<46}{seconds:>8.1f} s{pairs / seconds:>9.0f} pairs/s")
+    print(f"{'ours, ' + str(arguments.processes) + ' processes':<46}{seconds:>8.1f} s{pairs / seconds:>9.0f} pairs/s"
+          f"   {busy:.1f} s of CPU")  # fmt: skip
     print(f"{'ours, 1 process':<46}{again:>8.1f} s{pairs / again:>9.0f} pairs/s")
     print(f"{'peer, databases made for each pair':<46}{whole:>8.1f} s{pairs / whole:>9.0f} pairs/s"
           f"   ours / peer {whole / seconds:.1f}")  # fmt: skip

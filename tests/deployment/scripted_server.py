@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 PLAN: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-"""answers: by question; dies: seconds after which it starts to be dead; slow: seconds until it listens; asked: how many
-questions it answers before it dies; pause: seconds that an answer takes; version: what it says it is."""
+"""answers: by question; version: what it says it is; dies: seconds after which it ends, before it was ready; slow:
+seconds until it listens; asked: how many questions it answers before it dies; pause: seconds that an answer takes;
+lingers: seconds that its end takes."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -67,4 +69,5 @@ if "dies" in PLAN:
     time.sleep(PLAN["dies"])
     sys.exit("error: the weights are gone")
 time.sleep(PLAN.get("slow", 0))
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(PLAN.get("lingers", 0)), os._exit(0)))
 Server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()

@@ -198,6 +198,15 @@ def test_row_30_back_and_forth_also_when_what_serves_is_broken(local: Local):
     assert status.previous.state == "stopped"
 
 
+def test_a_rollback_while_the_old_one_still_ends_does_not_count_on_it(local: Local):
+    local.deploy("1", lingers=4)
+    local.deploy("2")
+    local.target.rollback(local.told.append)
+    assert local.answering() == "1"
+    until(lambda: len(local.servers()) == 1, 20)
+    assert local.answering() == "1"
+
+
 def test_a_rollback_to_a_damaged_model_is_refused(local: Local):
     first = local.deploy("1").release
     local.deploy("2")
@@ -259,6 +268,14 @@ def test_a_port_that_is_taken_is_one_line(local: Local):
     with socket.create_server(("127.0.0.1", local.section.port)), taken:
         local.deploy("1")
     assert local.processes() == []
+
+
+def test_a_first_one_that_fails_leaves_nothing_behind(local: Local):
+    with pytest.raises(DeploymentError, match="nothing is served"):
+        local.deploy("1", answers=WRONG)
+    until(lambda: local.processes() == [], 30)
+    local.deploy("2")
+    assert local.answering() == "2"
 
 
 def test_it_outlives_who_deployed_it(local: Local):

@@ -39,6 +39,11 @@ def local(vllm_server: VllmServer) -> Loaded:
     return model, load_for_inference(vllm_server.folder)[1]
 
 
+@pytest.fixture(scope="module")
+def tokenizer(local: Loaded) -> PreTrainedTokenizerBase:
+    return local[1]
+
+
 def connected(server: VllmServer, tokenizer: PreTrainedTokenizerBase | None, **options: Any) -> ServedModel:
     return ServedModel(
         server.url, **{"max_new_tokens": TOKENS, "tokenizer": tokenizer, "api_key": server.api_key, **options}
@@ -56,12 +61,8 @@ def here(local: Loaded) -> LocalModel:
 
 @pytest.mark.vllm
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)  # the first of them teaches the model and starts the server
 class TestVllm:
-    @pytest.fixture(scope="class")
-    def tokenizer(self, local: Loaded) -> PreTrainedTokenizerBase:
-        return local[1]
-
     def test_answers_are_those_of_transformers(
         self, vllm_server: VllmServer, local: Loaded, known_rows: Dataset
     ) -> None:

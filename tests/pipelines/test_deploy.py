@@ -58,7 +58,7 @@ def config(workdir: Path, tiny_model: Path, port: int) -> Path:
         evaluation={"max_new_tokens": 8, "databases": 2},
         merge={"parity_rows": 2, "min_agreement": 0.0},
         gate={"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
-        deploy={"port": port, "engine": "transformers", "startup_seconds": 120, "server": {"guard_processes": 1}},
+        deploy={"port": port, "engine": "transformers", "startup_seconds": 300, "server": {"guard_processes": 1}},
     )
     values = settings.model_dump(mode="json") | {"name": NAME, "output_dir": str(workdir / "results")}
     path = workdir / "config.yaml"
@@ -143,7 +143,7 @@ def test_a_models_life_in_production(call: Callable[..., Result], port: int, wor
     status = call("--pipeline", "status")
     assert status.exit_code == 0, status.output
     assert re.search(r"live +version 1, up, live since 20\d\d-.*, transformers", status.stdout)
-    assert "Execution accuracy 0." in status.stdout
+    assert re.search(r"Execution accuracy \d", status.stdout)
     assert re.search(r"previous +version 3, stopped", status.stdout)
 
     assert call("--pipeline", "stop").exit_code == 0

@@ -21,7 +21,7 @@ def test_the_status_in_words():
         "m at http://127.0.0.1:8000 (local)",
         "  live      version 3, down (it ended with exit code 1), live since 2026-02-02, vllm, started again 2 times",
         "            Gate passed: 1 rule kept (evaluated 2026-01-01)",
-        "            Execution accuracy 0.900",
+        "            Execution accuracy 90.0%",
         "            SHA-256 " + "d" * 64,
     ]
 

@@ -219,7 +219,7 @@ def test_the_answer_is_shown_as_it_grows(server: Running, engine: GatedEngine, l
     engine.let = 2
     try:
         seen.ask("Who is older than 30?", SINGERS)
-        seen.page.wait_for_function("document.querySelector('.growing code')?.textContent === 'SELECT name '")
+        until(lambda: seen.page.text_content(".growing code") == "SELECT name ")
         assert seen.page.inner_text("#submit-words") == "Stop"
         assert seen.page.locator("#answer .facts").count() == 0
     finally:

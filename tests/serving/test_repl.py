@@ -206,13 +206,17 @@ def test_tables_are_typed_in_over_several_lines(tmp_path: Path):
 def test_ctrl_c_stops_an_answer_and_ctrl_d_ends(tmp_path: Path):
     with terminal(scripted(seconds=30), environment(tmp_path)) as it:
         it.until("text2sql> ")
-        it.ask(SINGERS)
+        it.ask("CREATE TABLE singer (name TEXT, age INTEGER)")
         it.type("Who is older?\r")
-        time.sleep(0.5)
+        it.until("…")  # it is being answered
+        time.sleep(0.3)
         it.type("\x03")
         it.until("stopped; Ctrl-D ends", seconds=5)
         it.until("text2sql> ")
-        it.type("half a line\x03")
+        it.type("half a line")
+        it.until("half a line")
+        time.sleep(0.3)  # CPython's readline loses a signal that comes while it still works on a key
+        it.type("\x03")
         it.until("stopped")
         it.until("text2sql> ")
         assert "schema: 1 table" not in it.ask("/n 2")
@@ -246,8 +250,8 @@ def test_nobody_gets_colours_who_wants_none(tmp_path: Path, database: Path):
         with terminal(scripted(), environment(tmp_path, **more)) as it:
             it.until("text2sql> ")
             it.ask(f"/db '{database}'")
-            said = it.ask("Who is older?")
-            assert "SELECT name FROM singer WHERE age > 30" in said
+            assert it.ask("Who is older?").count("SELECT name FROM singer WHERE age > 30") == 1
+            assert "SELECT nam FROM singer\r\nSELECT name FROM singer\r\n✓" in it.ask("misspelt")
             it.type("\x04")
             assert it.ended() == 0
         assert re.findall(r"\x1b[^?]", it.raw) == []

@@ -47,12 +47,18 @@ def served(model: Path, work: Callable[[TransformersEngine], Awaitable[T]], **op
 
 def alone(model: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
     """The greedy answer to each prompt, one at a time, by the code of the evaluation."""
+    import torch
     from text2sql.evaluation.generate import generate
 
     from text2sql.training.model import load_for_inference
 
     loaded, tokenizer = load_for_inference(model)
-    return generate(loaded, tokenizer, prompts, max_new_tokens, batch_size=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several only wait for each other at this size, and long on a busy machine
+    try:
+        return generate(loaded, tokenizer, prompts, max_new_tokens, batch_size=1)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def real_model_of(engine: TransformersEngine) -> Any:

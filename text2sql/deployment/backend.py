@@ -115,12 +115,12 @@ class Backend:
 
     async def stop(self) -> None:
         """End it and everything it started."""
+        self.state, self.why = "stopped", ""  # from here on nobody may count on it
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         await self._end()
-        self.state, self.why = "stopped", ""
 
     def told(self) -> dict[str, Any]:
         """For the status."""

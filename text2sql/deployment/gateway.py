@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,12 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from text2sql.deployment.backend import Backend, Spec
+from text2sql.deployment.control import control_app, private_socket, socket_path
 from text2sql.deployment.proxy import Proxy
 from text2sql.deployment.state import StateFolder, locked, read_json, started_at, write_json
 from text2sql.errors import DeploymentError, Text2SQLError
@@ -34,8 +30,6 @@ from text2sql.serving.server import listening
 
 logger = logging.getLogger(__name__)
 
-SOCKET_CHARS = 100
-"""A longer path of a socket is more than some systems take."""
 ORPHAN_SECONDS = 5.0
 
 
@@ -151,15 +145,21 @@ class Gateway:
         self._write(pid=0)
 
     async def watch(self) -> None:
-        """End what a deployment left that has died: the lock is free then, and nobody will promote its server."""
+        """End what a deployment left that has died: the lock is free then, and nobody will promote its server.
+
+        A gateway that has nothing to serve ends itself.
+        """
         while True:
             await asyncio.sleep(ORPHAN_SECONDS)
-            if self.candidate is None and self._before is None:
+            if self.candidate is None and self._before is None and self.current is not None:
                 continue
             with contextlib.suppress(DeploymentError), locked(self.folder.lock, seconds=0.0):
-                logger.warning("a deployment ended without a word; what it left is put in order")
                 await self.discard()
                 self.settle()
+                if self.current is None:
+                    logger.info("there is nothing to serve")
+                    self.ending.set()
+                    await asyncio.Event().wait()  # whoever deploys next finds the lock taken until this is over
 
     async def _rest(self, backend: Backend) -> None:
         await backend.drain(self.plan.drain_seconds)
@@ -190,46 +190,6 @@ class Gateway:
         )
 
 
-def control_app(gateway: Gateway) -> Starlette:
-    """What the deploy step, `status` and `stop` say to the gateway."""
-
-    async def status(_: Request) -> JSONResponse:
-        return JSONResponse(gateway.told())
-
-    async def begin(request: Request) -> JSONResponse:
-        await gateway.begin(Spec.from_dict(await request.json()))
-        return JSONResponse(gateway.told())
-
-    async def promote(_: Request) -> JSONResponse:
-        gateway.promote()
-        return JSONResponse(gateway.told())
-
-    async def restore(_: Request) -> JSONResponse:
-        await gateway.restore()
-        return JSONResponse(gateway.told())
-
-    async def discard(_: Request) -> JSONResponse:
-        await gateway.discard()
-        return JSONResponse(gateway.told())
-
-    async def settle(_: Request) -> JSONResponse:
-        gateway.settle()
-        return JSONResponse(gateway.told())
-
-    async def stop(_: Request) -> JSONResponse:
-        gateway.ending.set()
-        return JSONResponse({})
-
-    async def refused(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"error": str(error)}, 409)
-
-    orders = (begin, promote, restore, discard, settle, stop)
-    return Starlette(
-        routes=[Route("/status", status), *(Route(f"/{order.__name__}", order, methods=["POST"]) for order in orders)],
-        exception_handlers={DeploymentError: refused},
-    )
-
-
 class _Server(uvicorn.Server):
     """Signals are for the gateway, not for each of its two servers."""
 
@@ -257,8 +217,8 @@ def _server(app: Any, drain: float) -> _Server:
 
 async def run(folder: StateFolder, plan: Plan, public: socket.socket) -> None:
     """Until a signal, or the order to stop."""
-    path = _socket_path(folder)
-    with _private_socket(path) as private:
+    path = socket_path(folder)
+    with private_socket(path) as private:
         gateway = Gateway(folder, plan, path)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, gateway.ending.set)
@@ -271,35 +231,12 @@ async def run(folder: StateFolder, plan: Plan, public: socket.socket) -> None:
             ending = asyncio.create_task(gateway.ending.wait())
             await asyncio.wait({ending, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            watching.cancel()
             for server, _ in servers:
                 server.should_exit = True
-            await asyncio.gather(*tasks, watching, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await gateway.close()
-
-
-def _socket_path(folder: StateFolder) -> Path:
-    path = folder.path / "control.sock"
-    if len(str(path)) <= SOCKET_CHARS:
-        return path
-    return Path(tempfile.mkdtemp(prefix="text2sql-")) / "control.sock"
-
-
-@contextlib.contextmanager
-def _private_socket(path: Path) -> Iterator[socket.socket]:
-    """A Unix socket that its owner alone can open."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as found:
-        before = os.umask(0o177)
-        try:
-            found.bind(str(path))
-        finally:
-            os.umask(before)
-        found.listen(16)
-        try:
-            yield found
-        finally:
-            path.unlink(missing_ok=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
 
 def main(state: str) -> int:

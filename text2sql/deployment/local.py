@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-import text2sql
 from text2sql.config import DeploySection
 from text2sql.data.files import sha256_folder
 from text2sql.deployment.backend import GRACE_SECONDS, Spec
 from text2sql.deployment.checks import Tell
+from text2sql.deployment.commands import engine_of, environment, gateway_command, serve_command
 from text2sql.deployment.gateway import Plan
 from text2sql.deployment.release import Release
 from text2sql.deployment.state import (
@@ -37,10 +36,7 @@ from text2sql.deployment.state import (
 )
 from text2sql.deployment.target import Serving, Status
 from text2sql.errors import DeploymentError
-from text2sql.serving.supervisor import environment
 
-PROJECT = Path(text2sql.__file__).parents[1]
-VLLM_PYTHON = PROJECT / ".venv-vllm" / "bin" / "python"
 ORDER_SECONDS = 30.0
 GATEWAY_SECONDS = 60.0
 """For its start, most of which is imports."""
@@ -63,7 +59,7 @@ class LocalTarget:
         self, name: str, section: DeploySection, folder: StateFolder | None = None, command: Command | None = None
     ) -> None:
         self._section, self._folder = section, folder or state_folder(name)
-        self._command = command or self._serve
+        self._command = command or partial(serve_command, section, self._folder.logs)
         host = f"[{section.host}]" if ":" in section.host else section.host
         self.address = f"http://{_reachable(host)}:{section.port}"
 
@@ -175,41 +171,14 @@ class LocalTarget:
     def _log(self) -> Path:
         return self._folder.logs / "gateway.log"
 
-    def _engine(self) -> str:
-        if self._section.engine != "auto":
-            return self._section.engine
-        return "vllm" if VLLM_PYTHON.exists() else "transformers"
-
-    def _serve(self, release: Release, folder: Path) -> list[str]:
-        section = self._section
-        more: dict[str, Any] = {"served_name": release.name, "drain_seconds": section.drain_seconds}
-        if self._engine() == "vllm":
-            more |= {
-                "vllm_python": str(VLLM_PYTHON),
-                "vllm_log": str(self._folder.logs / f"vllm-{release.version}.log"),
-                "vllm_startup_seconds": section.startup_seconds,
-            }
-        return [
-            *(sys.executable, "-P", "-m", "text2sql", "serve", "--mode", "api", "--host", "127.0.0.1"),
-            *("--model", str(folder), "--engine", self._engine()),
-            *(("--api-keys", str(section.api_keys.absolute())) if section.api_keys else ()),
-            *(
-                word
-                for key, value in (more | section.server).items()
-                for word in ("--set", f"{key}={json.dumps(value)}")
-            ),
-        ]
-
     def _spec(self, release: Release, folder: Path) -> Spec:
-        ours = {name: value for name, value in os.environ.items() if name.startswith("TEXT2SQL_")}
         return Spec(
             release,
             self._command(release, folder),
-            # a local folder: no hub is asked, and no token of one is handed on
-            environment(str(PROJECT)) | ours | {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"},
+            environment(),
             str(self._folder.logs / f"version-{release.version}.log"),
             str(Path.cwd()),
-            self._engine(),
+            engine_of(self._section),
             self._section.startup_seconds,
         )
 
@@ -254,12 +223,12 @@ class LocalTarget:
         write_json(self._folder.plan, asdict(plan))
         with self._log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "text2sql.deployment.gateway", str(self._folder.path)],
+                gateway_command(self._folder.path),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self._folder.path,
-                env=environment(str(PROJECT)) | {"PYTHONPATH": str(PROJECT)},
+                env=environment(),
                 start_new_session=True,  # it outlives whoever deploys
             )
         deadline = time.monotonic() + GATEWAY_SECONDS

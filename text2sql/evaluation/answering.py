@@ -26,7 +26,7 @@ class Answerer(Protocol):
     """Answers prompts greedily, and tells how likely it thinks the gold answers."""
 
     source: str
-    """The model's name, the server's address, or the file."""
+    """The model's name on the hub or that of its folder, the server's address, or the file."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -68,7 +68,7 @@ def local_model(
         from text2sql.training.model import load_for_inference
 
         model, tokenizer = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template)
-        yield LocalModel(model, tokenizer, evaluation, str(name))
+        yield LocalModel(model, tokenizer, evaluation, Path(name).name if Path(name).is_dir() else str(name))
         _free_memory()
 
     if not Path(name).is_dir():

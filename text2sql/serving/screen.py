@@ -43,6 +43,8 @@ class Screen:
         self.answers, self.notes = self._console(out), self._console(err)
         self.on_terminal = out.isatty()
         self._streams = streams and self.on_terminal
+        self._grown = ""
+        """What stands there already, of an answer that grew without colours."""
 
     def _console(self, file: TextIO) -> Console:
         colours = file.isatty() and not self._quiet and not self._dumb
@@ -95,10 +97,17 @@ class Screen:
 
                 yield tell
         else:
+            parts: list[str] = []
+
+            def write(text: str) -> None:
+                parts.append(text)
+                self._write(inert(text))
+
             try:
-                yield lambda text: self._write(inert(text))
+                yield write
             finally:
                 self._write("\n")
+                self._grown = "".join(parts)
 
     def answer(self, response: GenerateResponse) -> bool:
         """An answer with what the guard says of it; whether it can be used.
@@ -107,8 +116,10 @@ class Screen:
         withheld from it: whoever reads on may show them.
         """
         clean = inert(response.sql) == response.sql
+        grown, self._grown = self._grown.strip(), ""
         if self.on_terminal:
-            self._query(response.sql)
+            if not grown or grown != response.sql:
+                self._query(response.sql)
         elif response.valid and clean:
             self._write(f"{response.sql};\n")
         else:

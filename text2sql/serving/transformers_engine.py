@@ -13,7 +13,7 @@ from text2sql.errors import EngineDead, RequestError
 from text2sql.serving.engine import Chunk, Completion, Health, Lifecycle, Load, Options, check_length, check_prompts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from text2sql.serving.scheduler import Event, Limits, Scheduler
     from text2sql.serving.sequences import Sequence as Row
@@ -58,13 +58,8 @@ class TransformersEngine(Lifecycle):
         limits = self._limits or Limits()
         self.max_tokens = min(longest_sequence(model), limits.cache_tokens)
         self._tokenizer = tokenizer
-        self._scheduler = self._scheduler_of(model, tokenizer, limits, Scheduler)
+        self._scheduler = Scheduler(model, tokenizer, limits, self._deliver)
         self._scheduler.start()
-
-    def _scheduler_of(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limits: Limits, kind: type[Scheduler]
-    ) -> Scheduler:
-        return kind(model, tokenizer, limits, self._deliver)
 
     async def stop(self, grace: float = 0.0) -> None:
         scheduler = self._scheduler

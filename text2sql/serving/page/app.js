@@ -207,7 +207,12 @@ let drafting = 0;
 
 function keepDraft() {
   clearTimeout(drafting);
-  drafting = setTimeout(() => draft.set({schema: schema.value.slice(0, 200_000), question: question.value, dialect: find("dialect").value}), DRAFT_MS);
+  drafting = setTimeout(saveDraft, DRAFT_MS);
+}
+
+function saveDraft() {
+  clearTimeout(drafting);
+  draft.set({schema: schema.value.slice(0, 200_000), question: question.value, dialect: find("dialect").value});
 }
 
 // The server
@@ -272,6 +277,7 @@ function wire() {
   on("key-cancel", "click", () => { afterKey = null; find("key-dialog").close(); });
   on("key-forget", "click", () => { key.set(""); afterKey = null; find("key-dialog").close(); connect(); });
   on("key-form", "submit", (event) => { event.preventDefault(); if (find("key").value.trim()) { find("key-dialog").close(); keyGiven(); } });
+  addEventListener("pagehide", saveDraft);
   dropping();
 }
 
