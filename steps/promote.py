@@ -10,7 +10,7 @@ from text2sql.config import Settings
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
 
-STAGE = "staging"
+STAGE, LIVE = "staging", "production"
 
 
 # Never from the cache: each run has a model version of its own, which must get its figures and its stage.
@@ -28,15 +28,19 @@ def promote(evaluation: Evaluation, settings: Settings) -> Annotated[Verdict, "v
     )
     record({"gate_passed": verdict.passed, "gate": verdict.headline})
     tell(verdict.headline) if verdict.passed else warn(verdict.headline)
-    if verdict.passed:
-        _stage()
+    _stage(verdict.passed)
     return verdict
 
 
-def _stage() -> None:
-    """The version that held the stage until now is archived."""
+def _stage(passed: bool) -> None:
+    """The version that held the stage until now is archived; one in production stays there whatever is found of it."""
     try:
         model = get_step_context().model
     except RuntimeError:  # called by itself, outside a pipeline
         return
-    model.set_stage(STAGE, force=True)
+    if model.stage == LIVE:
+        return
+    if passed:
+        model.set_stage(STAGE, force=True)
+    elif model.stage == STAGE:  # judged again, and found wanting
+        model.set_stage("archived", force=True)

@@ -22,6 +22,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
+UNCACHED = {"find_champion", "promote"}
+"""Steps that ask ZenML what is so now."""
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,7 +47,7 @@ def config(workdir: Path, tiny_model: Path) -> Path:
             "test_ratio": 0.2,
         },
         training={"max_steps": 2, "max_length": 512, "save_steps": 1, "eval_steps": 2},
-        evaluation={"max_new_tokens": 8, "databases": 2},
+        evaluation={"max_new_tokens": 8, "databases": 2, "few_shot": 1, "resamples": 50},
         merge={"parity_rows": 2, "min_agreement": 0.0},
         gate={"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
     )
@@ -80,9 +83,10 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
         "evaluation.json",
         "merged_model",
         "report.html",
+        "summary.md",
     ]
     evaluation = json.loads((results / "evaluation.json").read_text())
-    assert [system["name"] for system in evaluation["systems"]] == ["base", "tuned"]
+    assert [system["name"] for system in evaluation["systems"]] == ["base", "base_few_shot", "tuned"]
     assert (results / "merged_model" / "README.md").read_text().startswith("---\n")
     assert (results / "adapter" / "adapter_config.json").is_file()
     assert "Execution accuracy" in first.stdout
@@ -92,7 +96,7 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
     version = zenml_client.get_model_version("test-model", "staging")
     assert version.number == 1
     assert version.run_metadata["gate_passed"] is True
-    assert version.run_metadata["tuned_perplexity"] == evaluation["systems"][1]["figures"]["perplexity"]
+    assert version.run_metadata["tuned_perplexity"] == evaluation["systems"][2]["figures"]["perplexity"]
 
     from transformers import AutoModelForCausalLM
 
@@ -103,7 +107,7 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
     assert names == set(how(first))
     artifacts = {artifact.name for artifact in zenml_client.list_artifacts(size=100).items}
     expected = {"raw_rows", "valid_rows", "rejected_rows", "validation_report", "splits", "token_report", "adapter"}
-    expected |= {"data_docs", "training_history", "merged_model", "parity_report", "evaluation", "verdict"}
+    expected |= {"data_docs", "training_history", "merged_model", "parity_report", "champion", "evaluation", "verdict"}
     assert expected <= artifacts
     for name in expected:
         [artifact] = zenml_client.list_artifact_versions(artifact=name).items
@@ -112,13 +116,13 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
     (results / "evaluation.json").unlink()
     second = train()
     assert second.exit_code == 0, second.output
-    assert {step for step, state in how(second).items() if state != "cached"} == {"promote"}
+    assert {step for step, state in how(second).items() if state != "cached"} == UNCACHED
     assert json.loads((results / "evaluation.json").read_text()) == evaluation
     assert second.stdout.replace("test-model 2", "test-model 1") == first.stdout
 
     failed = train("gate.execution_accuracy.min=1.0")
     assert failed.exit_code == 3, failed.output
-    assert {step for step, state in how(failed).items() if state != "cached"} == {"promote"}
+    assert {step for step, state in how(failed).items() if state != "cached"} == UNCACHED
     assert re.search(r"✗ Execution accuracy 0\.\d+ is below the minimum of 1\.000", failed.stdout)
     assert "is not staged" in failed.stdout
     assert (results / "evaluation.json").is_file()
@@ -126,6 +130,28 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
     last = zenml_client.get_model_version("test-model", 3)
     assert last.stage is None
     assert "below the minimum" in last.run_metadata["gate"]
+
+
+def test_a_champion_is_judged_beside_and_stays_one_when_it_is_judged_again(
+    train: Callable[..., Result], config: Path, workdir: Path, zenml_client: Any
+):
+    zenml_client.update_model_version("test-model", 2, stage="production", force=True)
+    assert train().exit_code == 0
+    evaluation = json.loads((workdir / "results" / "evaluation.json").read_text())
+    systems = {system["name"]: system for system in evaluation["systems"]}
+    assert list(systems) == ["base", "base_few_shot", "tuned", "champion"]
+    assert systems["champion"]["digest"] == systems["tuned"]["digest"], "the same model: nothing was trained anew"
+    assert [comparison["other"] for comparison in evaluation["comparisons"]] == ["base", "base_few_shot", "champion"]
+
+    options = ["--config", str(config), "--model-version", "production"]
+    again = CliRunner().invoke(run.app, ["--pipeline", "evaluate", *options])
+    assert again.exit_code == 0, again.output
+    assert set(how(again)) == {"find_champion", "evaluate", "promote"}
+    assert json.loads((workdir / "results" / "evaluation.json").read_text())["rows_digest"] == evaluation["rows_digest"]
+    assert zenml_client.get_model_version("test-model", "production").number == 2
+    missing = CliRunner().invoke(run.app, ["--pipeline", "evaluate", "--config", str(config), "--model-version", "99"])
+    assert missing.exit_code == 1
+    assert "has no version '99'" in missing.stderr
 
 
 def test_a_failing_step_is_one_line_and_leaves_results_alone(train: Callable[..., Result], workdir: Path):

@@ -18,7 +18,12 @@ SYSTEM = {"role": "system", "content": f"You write SQL.\n{SINGERS};"}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, str]]:
     text, key = make_key("tester")
     engine = ScriptedEngine(
-        answers={"drop": "DROP TABLE singer", "misspelt": "SELECT nam FROM singer", "several": ["SELECT 1", COUNT]}
+        answers={
+            "onward": f"{COUNT}\n\nDROP TABLE singer",
+            "drop": "DROP TABLE singer",
+            "misspelt": "SELECT nam FROM singer",
+            "several": ["SELECT 1", COUNT],
+        }
     )
     path = key_file(tmp_path_factory.mktemp("keys"), key.line())
     with running(engine, api_keys=path, served_name="sql-model") as found:
@@ -93,6 +98,14 @@ def test_what_does_more_than_read_is_withheld(client: openai.OpenAI):
     last = list(ask(client, "drop", stream=True))[-1]
     assert last.choices[0].finish_reason == "content_filter"
     assert last.choices[0].text2sql["valid"] is False
+
+
+def test_what_stands_behind_a_query_is_neither_delivered_nor_called_valid(client: openai.OpenAI):
+    [choice] = ask(client, "onward").choices
+    assert (choice.message.content, choice.text2sql["valid"]) == (COUNT, True)
+    *_, last = ask(client, "onward", stream=True)
+    assert not last.choices[0].text2sql["valid"]
+    assert last.choices[0].finish_reason == "content_filter"
 
 
 def test_unknown_model(client: openai.OpenAI):

@@ -48,15 +48,17 @@ def served(model: Path, work: Callable[[TransformersEngine], Awaitable[T]], **op
 def alone(model: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
     """The greedy answer to each prompt, one at a time, by the code of the evaluation."""
     import torch
-    from text2sql.evaluation.generate import generate
 
+    from text2sql.config import EvaluationSection
+    from text2sql.evaluation.answering import LocalModel
     from text2sql.training.model import load_for_inference
 
     loaded, tokenizer = load_for_inference(model)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several only wait for each other at this size, and long on a busy machine
     try:
-        return generate(loaded, tokenizer, prompts, max_new_tokens, batch_size=1)
+        limits = EvaluationSection(max_new_tokens=max_new_tokens, batch_size=1)
+        return LocalModel(loaded, tokenizer, limits, "alone").answers(prompts)
     finally:
         torch.set_num_threads(threads)
 
@@ -454,9 +456,8 @@ def test_stop_finishes_what_was_taken_if_it_may(tiny_model: Path, grace: float):
 
 
 def test_an_adapter_is_served_on_its_base(tiny_model: Path, trained: TrainedAdapter):
-    from text2sql.evaluation.generate import generate
-
-    from text2sql.config import ModelSection, Settings
+    from text2sql.config import EvaluationSection, ModelSection, Settings
+    from text2sql.evaluation.answering import LocalModel
     from text2sql.training.merge import load_adapter
     from text2sql.training.model import load_tokenizer
 
@@ -464,7 +465,8 @@ def test_an_adapter_is_served_on_its_base(tiny_model: Path, trained: TrainedAdap
     settings = Settings(model=ModelSection(name=str(tiny_model), quantization_bits=16))
     tokenizer = load_tokenizer(ModelSection(name=str(trained.path)))
     model = load_adapter(trained.path, settings, tokenizer)
-    assert [c.text for [c] in found] == generate(model, tokenizer, PROMPTS[:6], 16, batch_size=1)
+    merged = LocalModel(model, tokenizer, EvaluationSection(max_new_tokens=16, batch_size=1), "adapter on base")
+    assert [c.text for [c] in found] == merged.answers(PROMPTS[:6])
     assert [c.text for [c] in found] != alone(tiny_model, PROMPTS[:6], 16)
 
 

@@ -54,6 +54,8 @@ def benchmark(
     """
     if (predictions is None) == (model is None) and not (mode is Mode.VLLM and predictions is None):
         raise typer.BadParameter("give --model or --predictions, one of them", param_hint="--model")
+    if output.suffix != ".json" or output.is_dir():
+        raise typer.BadParameter(f"{output} is no file name that ends in .json", param_hint="--output")
     if predictions is not None and mode is Mode.VLLM:
         raise typer.BadParameter("a file of predictions needs no server", param_hint="--mode")
 

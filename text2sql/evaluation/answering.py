@@ -67,9 +67,13 @@ def local_model(
     def opened() -> Iterator[Answerer]:
         from text2sql.training.model import load_for_inference
 
-        model, tokenizer = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template)
-        yield LocalModel(model, tokenizer, evaluation, Path(name).name if Path(name).is_dir() else str(name))
-        _free_memory()
+        loaded = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template)
+        answerer = LocalModel(*loaded, evaluation, Path(name).name if Path(name).is_dir() else str(name))
+        del loaded
+        try:
+            yield answerer
+        finally:
+            answerer.close()
 
     if not Path(name).is_dir():
         return Contender(opened, few_shot=few_shot)
@@ -84,7 +88,19 @@ class LocalModel:
     ) -> None:
         self.source = source
         self.tokenizer = tokenizer
-        self._model, self._evaluation = model, evaluation
+        self._evaluation = evaluation
+        self._loaded: PreTrainedModel | None = model
+
+    @property
+    def _model(self) -> PreTrainedModel:
+        if self._loaded is None:
+            raise ValueError("the model is closed")
+        return self._loaded
+
+    def close(self) -> None:
+        """Let go of the model, whoever still holds the answerer, so that the next one has room."""
+        self._loaded = None
+        _free_memory()
 
     def answers(self, prompts: Sequence[str]) -> list[str]:
         from text2sql.training.decoding import generate_tokens
@@ -160,13 +176,14 @@ def _read_predictions(path: Path) -> list[str]:
         if path.suffix == ".json":
             found = json.loads(text)
         elif path.suffix == ".jsonl":
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            found = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
-            return text.splitlines()
+            return text.removesuffix("\n").split("\n")
         if not isinstance(found, list):
             raise TypeError(f"{type(found).__name__} is no list")
-        return [str(entry["prediction"]) if isinstance(entry, dict) else str(entry) for entry in found]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        texts = [entry["prediction"] if isinstance(entry, dict) else entry for entry in found]
+        return ["" if text is None else str(text) for text in texts]
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"--predictions {path}: no list of predictions ({error!r}); mend it") from None
 
 

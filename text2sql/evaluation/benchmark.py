@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from text2sql.config import EvaluationSection, ModelSection, Settings
 from text2sql.data.check import check_rows
-from text2sql.data.files import sha256_folder
 from text2sql.data.load import is_prepared, load_rows
 from text2sql.data.prompt import format_split, format_splits
 from text2sql.data.split import split_rows
@@ -18,13 +19,13 @@ from text2sql.errors import DataError
 from text2sql.evaluation.answering import Answerer, Contender, local_model, recorded_answers
 from text2sql.evaluation.evaluate import evaluate_systems
 from text2sql.evaluation.gate import Verdict, decide
-from text2sql.evaluation.types import Evaluation
+from text2sql.evaluation.types import RIVALS, Evaluation
 from text2sql.training.recipe import read_recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Mode = Literal["local", "vllm"]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Candidates:
 
 
 def benchmark(settings: Settings, candidates: Candidates, test_data: Path | None) -> tuple[Evaluation, Verdict]:
-    """Judge the candidate, and hold it against the config's gate.
+    """Judge the candidate, and hold it against the config's gate; of a base that is not there nothing is asked.
 
     Args:
         test_data: a prepared folder, whose test split counts; a file, of which every sound row counts; None for the
@@ -50,33 +51,58 @@ def benchmark(settings: Settings, candidates: Candidates, test_data: Path | None
     Raises:
         Text2SQLError: as loading, judging and the models do.
     """
-    rows, training = rows_to_judge(settings, test_data)
+    settings = _about(settings, candidates, test_data)
+    rows = rows_to_judge(settings, test_data)
     contenders = {"model": _candidate(settings, candidates)}
-    for name in candidates.against:
-        contenders[Path(name).name] = local_model(name, settings.evaluation)
-    evaluation = evaluate_systems(rows, contenders, settings, training)
-    return evaluation, decide(evaluation, settings.gate)
+    for model in candidates.against:
+        contenders[_unused(Path(model).name, contenders)] = local_model(model, settings.evaluation)
+    evaluation = evaluate_systems(rows, contenders, settings)
+    return evaluation, decide(evaluation, settings.gate.model_copy(update={"beats_base": None}))
 
 
-def rows_to_judge(settings: Settings, test_data: Path | None) -> tuple[Dataset, Dataset | None]:
-    """The rows to judge on, with prompts, and training rows where there are any.
+def _about(settings: Settings, candidates: Candidates, test_data: Path | None) -> Settings:
+    """The settings with what is judged, and on what, in place of what they would train and train on."""
+    judged = candidates.model or str(candidates.predictions or candidates.url)
+    data: dict[str, object] = {}
+    if test_data is not None:
+        if not test_data.exists():
+            raise DataError(f"--test-data {test_data}: no such file or folder; correct it")
+        data = {"path": test_data, "sha256": None, "subset_fraction": 1.0, "benchmark": None}
+    return settings.model_copy(
+        update={
+            "model": settings.model.model_copy(update={"name": judged, "sha256": None}),
+            "data": settings.data.model_copy(update=data),
+        }
+    )
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    """The name, numbered where another system, or a role of the train pipeline, has it."""
+    reserved = {*taken, *RIVALS, "tuned", "model"}
+    numbered = (f"{name} {number}" for number in count(2))
+    return next(new for new in chain((name,), numbered) if new not in reserved)
+
+
+def rows_to_judge(settings: Settings, test_data: Path | None) -> Dataset:
+    """The rows to judge on, with prompts; those that are set aside are counted in a line of the log.
 
     Raises:
         DataError: they cannot be read, or none is sound.
     """
     data = settings.data
-    if test_data is not None:
-        data = data.model_copy(update={"path": test_data, "sha256": None, "subset_fraction": 1.0, "benchmark": None})
     from text2sql.training.model import load_tokenizer
 
-    valid = check_rows(load_rows(data), data).valid
+    checked = check_rows(load_rows(data), data)
+    if checked.counts:
+        logger.warning("test rows set aside: %s", ", ".join(f"{why} {n}" for why, n in checked.counts.items()))
+    valid = checked.valid
     chat = load_tokenizer(settings.model) if settings.model.chat_template else None
     if test_data is not None and not is_prepared(test_data):
-        return format_split(valid, data.prompt_template, chat), None
+        return format_split(valid, data.prompt_template, chat)
     splits = format_splits(split_rows(valid, data), data, chat)
     if not splits["test"].num_rows:
         raise DataError(f"{test_data or 'the configured data'}: its test split is empty; raise data.test_ratio")
-    return splits["test"], splits["train"]
+    return splits["test"]
 
 
 def _candidate(settings: Settings, candidates: Candidates) -> Contender:
@@ -105,4 +131,4 @@ def _served(url: str, model: str | None, limits: EvaluationSection) -> Contender
 
     if folder is None:
         return Contender(opened)
-    return Contender(opened, sha256_folder(folder), read_recipe(folder))
+    return Contender(opened, recipe=read_recipe(folder))  # no checksum: that the server has this folder is its word

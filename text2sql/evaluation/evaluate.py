@@ -123,19 +123,19 @@ def _all_answers(
             yield name, known[contender.digest]
             continue
         recipe = contender.recipe or recipe_of(settings)
+        started = time.perf_counter()
         with contender.open() as answerer:
             chat = answerer.tokenizer if recipe.chat_template else None
-            own = recipe.asks_like(recipe_of(settings))
-            tries = {name: rows if own else format_split(rows, recipe.prompt_template, chat)}
+            tries = {name: format_split(rows, recipe.prompt_template, chat)}  # not as whoever froze the rows asked
             if contender.few_shot and shots and training is not None and len(training):
                 examples = Examples(training, shots, settings.data.seed, recipe.prompt_template)
                 tries[name + FEW_SHOT] = examples.before(rows, chat)
             for label, prompted in tries.items():
-                started = time.perf_counter()
                 logger.info("%s: answering %d questions", label, len(rows))
                 texts = [first_statement(text) for text in answerer.answers(prompted["prompt"][:])]
                 losses = answerer.losses(prompted)
                 seconds = time.perf_counter() - started
+                started = time.perf_counter()
                 logger.info("%s: answered in %.1f s", label, seconds)
                 found = _Answers(texts, losses, seconds, answerer.source, contender.digest)
                 if contender.digest is not None and label == name:

@@ -77,7 +77,7 @@ def _rules(evaluation: Evaluation, gate: GateSection) -> Iterator[RuleResult]:
     for part, thresholds in gate.slices.items():
         found = next((slice_ for slice_ in evaluation.slices if slice_.name == part), None)
         figures = (found.figures.get(name, {}), found.intervals.get(name, {})) if found else ({}, {})
-        yield from _bounds(f"slices.{part}.", thresholds, *figures)
+        yield from _bounds(f"slices.{part}.", thresholds, *figures, part)
     if gate.beats_base:
         yield _beats(evaluation, "base", "beats_base", gate.beats_base)
         if evaluation.find("base_few_shot"):
@@ -87,21 +87,31 @@ def _rules(evaluation: Evaluation, gate: GateSection) -> Iterator[RuleResult]:
 
 
 def _bounds(
-    prefix: str, thresholds: Thresholds, figures: Mapping[str, float], intervals: Mapping[str, Interval]
+    prefix: str,
+    thresholds: Thresholds,
+    figures: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    part: str = "",
 ) -> Iterator[RuleResult]:
     for key in Thresholds.model_fields:
         threshold: Threshold | None = getattr(thresholds, key)
         for side in ("min", "max"):
             bound = getattr(threshold, side, None)
             if bound is not None:
-                yield _bounded(f"{prefix}{key}.{side}", key, side, bound, figures, intervals)
+                yield _bounded(f"{prefix}{key}.{side}", key, side, bound, figures, intervals, part)
 
 
 def _bounded(
-    rule: str, key: str, side: str, bound: float, figures: Mapping[str, float], intervals: Mapping[str, Interval]
+    rule: str,
+    key: str,
+    side: str,
+    bound: float,
+    figures: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    part: str = "",
 ) -> RuleResult:
-    """The figure `key` against one bound; `rule` names the slice too."""
-    where = f" on {rule.split('.')[1]}" if rule.startswith("slices.") else ""
+    """The figure `key`, of the slice `part` or of all rows, against one bound."""
+    where = f" on {part}" if part else ""
     figure = figures.get(key)
     if figure is None or not math.isfinite(figure):
         problem = "was not measured" if figure is None else f"is {figure}, which is no figure to judge by"

@@ -73,7 +73,7 @@ def render_report(
     history: Sequence[Mapping[str, float]] = (),
     facts: Mapping[str, object] | None = None,
     examples: int = 50,
-    seen: float = 0.0,
+    seen: float | None = None,
 ) -> str:
     """The page as text.
 
@@ -83,7 +83,7 @@ def render_report(
         facts: what is known of the data. A value is shown as it is, a mapping as a list, a mapping of mappings as a
             table, e.g. {"Rows": 8000, "Set aside": {"duplicate": 3}, "Splits": {"train": {"rows": 6400}}}.
         examples: how many predictions are shown at most; half of them wrong ones where there are so many.
-        seen: share of the test rows with a table that training had too.
+        seen: share of the test rows with a table that training had too; None where that is not known.
     """
     styles = marks.styles([scores.name for scores in evaluation.systems])
     comparisons, difference_axis = panels.comparison_rows(evaluation, styles)

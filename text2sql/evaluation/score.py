@@ -96,4 +96,4 @@ def _not_judged(_item: dict[str, Any], _reason: str) -> None:
 
 def _not_credited(_item: dict[str, Any], reason: str) -> list[dict[str, Any]]:
     score = RowScore(False, False, False, False, f"judging failed: {reason}")
-    return [asdict(replace(score, fault="timeout" if reason.startswith("took") else "too_large"))]
+    return [asdict(replace(score, fault="timeout" if "took" in reason or "deadline" in reason else "too_large"))]

@@ -29,7 +29,7 @@ from text2sql.serving.observe import Record
 from text2sql.serving.problems import ASKING, Problem, documented
 from text2sql.serving.service import Judged, Service, tokens_allowed
 from text2sql.serving.streams import EVENTS, Send, event, event_stream, unless_gone
-from text2sql.sql.guard import Checked
+from text2sql.sql.guard import Checked, reason
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -119,7 +119,7 @@ async def _chunks(
         await service.usable(schema)
         with service.switch.hold() as served:
             done = await service.stream(served, service.prompt(served, schema, question), options, tell)
-        checked = await service.guard.check(done.text, schema)
+        checked = _as_streamed(await service.guard.check(done.text, schema), done.text)
     service.judged(checked, record)
     if not started:
         chunk({"role": "assistant", "content": ""})
@@ -156,9 +156,23 @@ def _choice(index: int, judged: Judged) -> Choice:
     refusal = _refusal(judged.checked)
     return Choice(
         index=index,
-        message=AnswerMessage(content=None if refusal else judged.completion.text, refusal=refusal),
+        message=AnswerMessage(content=None if refusal else _content(judged), refusal=refusal),
         finish_reason="content_filter" if refusal else _finish(judged.completion),
         text2sql=_verdict(judged.checked),
+    )
+
+
+def _content(judged: Judged) -> str:
+    """What was found valid and nothing behind it; of an answer that was not, all of it."""
+    return judged.checked.sql if judged.checked.valid else judged.completion.text
+
+
+def _as_streamed(checked: Checked, text: str) -> Checked:
+    """A stream cannot be cut afterwards: one that went on behind its query is not valid as a whole."""
+    if not checked.valid or text.strip().rstrip("; \n") == checked.sql.strip().rstrip("; \n"):
+        return checked
+    return Checked(
+        checked.sql, (reason("not_one_statement", "the answer went on behind its query; run the query alone"),)
     )
 
 

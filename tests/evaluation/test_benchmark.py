@@ -1,0 +1,73 @@
+"""Any model, server or file of predictions on any rows, without a pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from text2sql.config import Settings
+from text2sql.errors import DataError
+from text2sql.evaluation.benchmark import Candidates, _unused, benchmark
+
+CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
+GOLDS = ["SELECT name FROM head WHERE age > 30", "SELECT COUNT(*) FROM head", "SELECT name FROM head ORDER BY age"]
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.model_validate({"evaluation": {"databases": 2, "resamples": 50}})
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    lines = [{"question": f"q{i}", "context": CONTEXT, "answer": gold} for i, gold in enumerate(GOLDS)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def predictions(folder: Path, *texts: str) -> Path:
+    path = folder / "answers.json"
+    path.write_text(json.dumps(list(texts)))
+    return path
+
+
+def test_a_file_of_predictions_is_judged_and_gated(settings: Settings, rows: Path, tmp_path: Path):
+    said = predictions(tmp_path, GOLDS[0], "SELECT COUNT(age) FROM head", GOLDS[2])
+    evaluation, verdict = benchmark(settings, Candidates(predictions=said), rows)
+    assert [system.name for system in evaluation.systems] == ["model"]
+    assert evaluation.model == str(said)
+    assert evaluation.subject.figures["exact_match"] == pytest.approx(2 / 3)
+    assert {row.slices["source"] for row in evaluation.rows} == {("rows.jsonl",)}
+    assert [rule.name for rule in verdict.rules] == ["execution_accuracy.min", "max_vacuous", "beats_champion"]
+    assert verdict.passed
+
+
+def test_rows_that_are_set_aside_are_told(settings: Settings, rows: Path, tmp_path: Path, caplog):
+    with rows.open("a") as file:
+        file.write(json.dumps({"question": "q", "context": CONTEXT, "answer": "SELECT no FROM head, head"}) + "\n")
+    benchmark(settings, Candidates(predictions=predictions(tmp_path, *GOLDS)), rows)
+    assert "test rows set aside: does_not_run 1" in caplog.text
+
+
+def test_a_model_is_held_against_others(settings: Settings, rows: Path, tiny_model: Path):
+    short = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update={"max_new_tokens": 4})})
+    both = Candidates(model=str(tiny_model), against=(str(tiny_model),))
+    evaluation, _ = benchmark(short, both, rows)
+    assert [system.name for system in evaluation.systems] == ["model", tiny_model.name]
+    assert evaluation.comparisons[0].p_value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "found"),
+    [("mine", (), "mine"), ("mine", ("mine",), "mine 2"), ("tuned", (), "tuned 2"), ("base", ("base 2",), "base 3")],
+)
+def test_no_system_takes_the_name_of_another_or_of_a_role(name: str, taken: tuple[str, ...], found: str):
+    assert _unused(name, dict.fromkeys(taken)) == found
+
+
+def test_test_data_that_is_not_there(settings: Settings, tmp_path: Path):
+    with pytest.raises(DataError, match="--test-data .*gone.jsonl: no such file"):
+        benchmark(settings, Candidates(predictions=tmp_path / "a"), tmp_path / "gone.jsonl")
