@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +94,17 @@ def encode_rows(
     The end token is the tokenizer's, which for a chat model is the end of its turn (load_tokenizer).
     """
     end = _end_token(tokenizer)
-    before = encode_prompts(tokenizer, prompts)
-    after = _tokenize(tokenizer, completions, add_special_tokens=False)
     return [
         {"input_ids": [*p, *c, end], "completion_mask": [0] * len(p) + [1] * (len(c) + 1)}
-        for p, c in zip(before, after, strict=True)
+        for p, c in _encode_apart(tokenizer, prompts, completions)
     ]
+
+
+def _encode_apart(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], completions: list[str]
+) -> Iterator[tuple[list[int], list[int]]]:
+    after = _tokenize(tokenizer, completions, add_special_tokens=False)
+    return zip(encode_prompts(tokenizer, prompts), after, strict=True)
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
@@ -165,8 +171,8 @@ def token_report(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_le
     for name, rows in splits.items():
         lengths = array("I")
         for batch in read_batches(rows, ("prompt", "completion"), f"counting tokens of {name}"):
-            encoded = encode_rows(tokenizer, batch["prompt"], batch["completion"])
-            lengths.extend(len(row["input_ids"]) for row in encoded)
+            encoded = _encode_apart(tokenizer, batch["prompt"], batch["completion"])
+            lengths.extend(len(prompt) + len(completion) + 1 for prompt, completion in encoded)
         report[name] = _statistics(sorted(lengths), max_length)
     return TokenReport(max_length, report)
 
