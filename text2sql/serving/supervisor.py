@@ -30,8 +30,11 @@ KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "SSL_
 KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "VLLM_", "XDG_")
 FOR_THE_HUB = ("HF_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
-CPU_ARGUMENTS = ("--enforce-eager", "--gpu-memory-utilization", "0.2")
-"""It needs no compiler then, and starts where less than nine tenths of the memory are free."""
+CPU_ARGUMENTS = (
+    "--enforce-eager",  # needs no compiler
+    *("--gpu-memory-utilization", "0.2"),  # starts where less than nine tenths of the memory are free
+    *("--distributed-executor-backend", "uni"),  # the worker in the engine's process: handing over costs more than work
+)
 CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
 """GiB of key-value cache; and what --enforce-eager does not reach must not ask for a compiler either."""
 LOOPBACK = "127.0.0.1"
