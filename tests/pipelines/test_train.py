@@ -164,7 +164,9 @@ def test_a_failing_step_is_one_line_and_leaves_results_alone(train: Callable[...
     assert len(errors) == 1
     assert "none of the 1 rows is valid" in errors[0]
     assert "Traceback" not in result.output
-    assert sorted(path.name for path in marker.iterdir()) == ["rejected.jsonl", "validation.html"], "why, and no results"
+    assert sorted(path.name for path in marker.iterdir()) == ["rejected.jsonl", "validation.html"], (
+        "why, and no results"
+    )
 
 
 def test_a_training_that_was_stopped_goes_on(
