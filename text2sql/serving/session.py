@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from text2sql.errors import DataError
+from text2sql.errors import DataError, Text2SQLError
 from text2sql.serving.messages import GenerateResponse, Question
 from text2sql.serving.observe import Record
 from text2sql.serving.service import Service
@@ -34,6 +34,7 @@ class Session:
     def __init__(self, settings: ServerSettings, switch: EngineSwitch) -> None:
         self._service = Service(settings, switch)
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_unasked)
         self._thread = threading.Thread(target=self._loop.run_forever, name="session", daemon=True)
         self._open = contextlib.AsyncExitStack()
 
@@ -150,3 +151,9 @@ class Session:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_default_executor()
+
+
+def _unasked(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What became of an answer that was stopped just as it failed is of no interest; anything else is asyncio's."""
+    if not isinstance(context.get("exception"), Text2SQLError):
+        loop.default_exception_handler(context)
