@@ -113,15 +113,12 @@ def run(
 
     from pipelines import PIPELINES
     from pipelines.outcome import show, show_plan, write_results
-    from pipelines.stacks import default_place, find_place, zenml_has_run
+    from stacks.place import find_place, planned_place
 
-    if dry_run and stack is None and not zenml_has_run():
-        show_plan(pipeline, PIPELINES[pipeline].steps, settings, default_place())
+    if dry_run:
+        show_plan(pipeline, PIPELINES[pipeline].steps, settings, planned_place(stack))
         return 0
     place = find_place(stack)
-    if dry_run:
-        show_plan(pipeline, PIPELINES[pipeline].steps, settings, place)
-        return 0
 
     if place.is_here and pipeline != "deploy":
         check_reachable(settings.model)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines import PIPELINES
-from pipelines.stacks import Place, active
 from pipelines.versions import find_version
+from stacks.place import Place, active
 from text2sql.config import Settings
 from text2sql.errors import OutputError, Text2SQLError, TrainingError
 from text2sql.inputs import PROJECT
@@ -57,7 +57,7 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_v
         definition = getattr(importlib.import_module(entry.module), entry.function)
         version = find_version(settings.name, model_version, entry.gated) if entry.of_version else None
         try:
-            run = _configured(definition, entry.steps, settings, place, cache, version)(settings)
+            run = configure(definition, entry.steps, settings, place, cache, version)(settings)
         except Exception as error:
             raise understandable(error) from error
     if run is None or not run.status.is_finished:
@@ -91,21 +91,21 @@ def understandable(error: BaseException) -> BaseException:
     return error
 
 
-def _configured(
-    definition: Any, names: tuple[str, ...], settings: Settings, place: Place, cache: bool, version: int | None
+def configure(
+    definition: Any,
+    names: tuple[str, ...],
+    settings: Settings,
+    place: Place,
+    cache: bool = True,
+    version: int | None = None,
+    schedule: Any = None,
 ) -> Any:
+    """The pipeline with its run name, model, tags, and what the stack gives its steps."""
     from zenml import Model
     from zenml.enums import ExecutionMode
 
     tags = [settings.name, f"stack:{place.stack}"]
-    steps = {
-        name: {
-            **({"settings": step.settings} if step.settings else {}),
-            **({"step_operator": step.step_operator} if step.step_operator else {}),
-        }
-        for name, step in place.plan.steps.items()
-        if name in names and (step.settings or step.step_operator)
-    }
+    steps = {name: options for name in names if (options := place.step_options(name))}
     return definition.with_options(
         run_name=f"{definition.name}-{settings.name}-{{date}}-{{time}}",
         model=Model(
@@ -115,9 +115,10 @@ def _configured(
             tags=["text2sql"],
         ),
         tags=tags,
-        settings=place.plan.settings or None,
         steps=steps or None,
+        **place.pipeline_options(),
         enable_cache=None if cache else False,
+        schedule=schedule,
         execution_mode=ExecutionMode.FAIL_FAST,  # the default goes on, and loses the exception
     )
 
