@@ -26,6 +26,23 @@ PIPELINES = {
         ("ingest", "validate", "format", "finetune", "merge", "find_champion", "evaluate", "promote"),
         "from raw rows to a merged, judged and staged model",
     ),
+    "retrain": Entry(
+        "pipelines.retrain",
+        "retrain",
+        (
+            "detect_changes",
+            "ingest",
+            "validate",
+            "format",
+            "finetune",
+            "merge",
+            "find_champion",
+            "evaluate",
+            "promote",
+            "deploy_better",
+        ),
+        "a challenger trained on what is new, and live if it is better than the champion",
+    ),
     "evaluate": Entry(
         "pipelines.evaluate",
         "evaluate_again",
@@ -45,3 +62,6 @@ PIPELINES = {
 
 ACTIONS = ("status", "stop")
 """What `--pipeline` does besides, without a run (pipelines.live)."""
+
+STACK_ACTIONS = ("register-stack", "schedules")
+"""… about stacks and what is scheduled on them (pipelines.manage)."""

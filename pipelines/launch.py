@@ -16,6 +16,7 @@ from typing import Any
 from pipelines import PIPELINES
 from pipelines.versions import find_version
 from stacks.place import Place, active
+from steps.reconcile import PROCESS, this_process
 from text2sql.config import Settings
 from text2sql.errors import OutputError, Text2SQLError, TrainingError
 from text2sql.inputs import PROJECT
@@ -119,6 +120,7 @@ def configure(
         **place.pipeline_options(),
         enable_cache=None if cache else False,
         schedule=schedule,
+        extra={PROCESS: this_process()} if place.is_here else None,
         execution_mode=ExecutionMode.FAIL_FAST,  # the default goes on, and loses the exception
     )
 

@@ -1,5 +1,7 @@
 """Train: from raw rows to a merged, judged and, when the gate passes, staged model."""
 
+from typing import Any
+
 from zenml import pipeline
 
 from steps.evaluate import evaluate
@@ -15,12 +17,20 @@ from text2sql.config import Settings
 
 @pipeline(name="train")
 def train(settings: Settings) -> None:
-    """Each step gets the sections it depends on, so that a change elsewhere does not run it again."""
-    raw_rows = ingest(settings.keep("data"))
+    """From rows to a verdict."""
+    train_and_judge(settings)
+
+
+def train_and_judge(settings: Settings, after: str | None = None) -> tuple[Any, Any, Any]:
+    """Merged model, evaluation and verdict.
+
+    Each step gets the sections it depends on, so that a change elsewhere does not run it again.
+    """
+    raw_rows = ingest(settings.keep("data"), after=after)
     valid_rows, *_ = validate(raw_rows, settings.keep("data", "output_dir"))
     splits, *_ = format_rows(valid_rows, settings.keep("data", "model", "training"))
     adapter, _ = finetune(splits, settings.keep("model", "lora", "training", "wandb"))
     merged_model, _ = merge(adapter, splits, settings.keep("data", "model", "training", "merge", "evaluation"))
     champion = find_champion(settings.keep("name"), after="merge")  # it may have changed meanwhile
     evaluation = evaluate(merged_model, splits, champion, settings.keep("model", "data", "evaluation"))
-    promote(evaluation, settings.keep("name", "gate"))
+    return merged_model, evaluation, promote(evaluation, settings.keep("name", "gate"))

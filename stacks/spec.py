@@ -145,6 +145,8 @@ class Orchestrator(Section):
     """The extended resource that counts GPUs."""
     gpu_label: LabelKey = "nvidia.com/gpu.product"
     """The label by which nodes tell their GPU type."""
+    nodes: Literal["fixed", "autoscaled"] = "fixed"
+    """fixed: a GPU type that no node has is found before a run starts; autoscaled: such a node may yet come."""
     pod_security: Literal["baseline", "restricted"] = "baseline"
     """restricted: for namespaces that enforce it; ZenML then writes unknown null fields, and the API server warns."""
     stop_seconds: Seconds = 120

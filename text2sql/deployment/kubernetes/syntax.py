@@ -29,7 +29,7 @@ def parse_quantity(text: str) -> Decimal:
         raise ValueError(f"{text!r} is no Kubernetes quantity; {_near(text)}")
     number, suffix = Decimal(found[1]), found[2] or ""
     if suffix in _BINARY:
-        return number * 1024 ** _BINARY[suffix]
+        return number * Decimal(1024) ** _BINARY[suffix]
     exponent = int(suffix[1:]) if len(suffix) > 1 else _DECIMAL[suffix]
     return number.scaleb(exponent)
 
