@@ -65,3 +65,40 @@ ACTIONS = ("status", "stop")
 
 STACK_ACTIONS = ("register-stack", "schedules")
 """… about stacks and what is scheduled on them (pipelines.manage)."""
+
+GATE_FAILED = 3
+"""Exit code of a run whose model did not pass its gate."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Options of the command line that go with some pipelines only."""
+
+    rollback: bool = False
+    model_version: str | None = None
+    dry_run: bool = False
+    schedule: str | None = None
+    timezone: str | None = None
+    unschedule: str | None = None
+
+
+def usage_problem(pipeline: str, given: Given) -> tuple[str, str] | None:
+    """The option at fault and what is wrong with it, where options do not go together."""
+    known = (*PIPELINES, *ACTIONS, *STACK_ACTIONS)
+    if pipeline not in known:
+        what = f"no pipeline {pipeline!r}" if pipeline else "name a pipeline"
+        return "--pipeline", f"{what}; there are: {', '.join(known)}"
+    entry = PIPELINES.get(pipeline)
+    if given.rollback and (pipeline != "deploy" or given.model_version is not None or given.dry_run):
+        return "--rollback", "it goes back to the version before, and takes nothing else"
+    if given.dry_run and entry is None and pipeline != "register-stack":
+        return "--dry-run", f"{pipeline} is no run"
+    if given.model_version is not None and not (entry and entry.of_version):
+        return "--model-version", f"{pipeline} is not about a version to be named; leave it out"
+    if given.schedule is not None and pipeline != "retrain":
+        return "--schedule", f"retrain is scheduled, and {pipeline} is not"
+    if given.timezone is not None and given.schedule is None:
+        return "--timezone", "it belongs to --schedule"
+    if given.unschedule is not None and pipeline != "schedules":
+        return "--unschedule", "it takes a schedule away, and goes with nothing else"
+    return None

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pipelines import GATE_FAILED
 from pipelines.launch import Finished, launch
 
 if TYPE_CHECKING:
     from stacks.place import Place
     from text2sql.config import Settings
-
-GATE_FAILED = 3
 
 
 def retrain(settings: Settings, place: Place, cache: bool) -> int:

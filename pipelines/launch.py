@@ -18,11 +18,13 @@ from pipelines.versions import find_version
 from stacks.place import Place, active
 from steps.reconcile import PROCESS, this_process
 from text2sql.config import Settings
-from text2sql.errors import OutputError, Text2SQLError, TrainingError
+from text2sql.errors import OutputError, StackError, Text2SQLError, TrainingError
 from text2sql.inputs import PROJECT
 from text2sql.results import explain
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+REFUSALS = ("PipelineSubmissionError", "StackValidationError")
+"""ZenML's errors about a stack and its cluster; ZenML is not imported for their names."""
 KILLED_EXIT = 143
 """128 + SIGTERM, as shells report it."""
 
@@ -54,16 +56,32 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_v
         Text2SQLError: a step says what the user can do; the original exception, not ZenML's wrapping.
     """
     entry = PIPELINES[pipeline]
-    with active(place), _sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
-        definition = getattr(importlib.import_module(entry.module), entry.function)
+    with active(place):
         version = find_version(settings.name, model_version, entry.gated) if entry.of_version else None
-        try:
-            run = configure(definition, entry.steps, settings, place, cache, version)(settings)
-        except Exception as error:
-            raise understandable(error) from error
+        run = _start(pipeline, settings, place, cache=cache, version=version)
     if run is None or not run.status.is_finished:
         raise TrainingError(f"stack {place.stack} runs {pipeline} without waiting for it; see its ZenML dashboard")
     return _finished(run)
+
+
+def hand_over(pipeline: str, settings: Settings, place: Place, schedule: Any) -> None:
+    """Give a pipeline to the orchestrator, with a ZenML schedule by which it starts runs.
+
+    Raises:
+        StackError: it does not take it.
+    """
+    _start(pipeline, settings, place, schedule=schedule)
+
+
+def _start(pipeline: str, settings: Settings, place: Place, **options: Any) -> Any:
+    """Call the pipeline, and turn what goes wrong into what a user can act on."""
+    entry = PIPELINES[pipeline]
+    with _sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
+        definition = getattr(importlib.import_module(entry.module), entry.function)
+        try:
+            return configure(definition, entry.steps, settings, place, **options)(settings)
+        except Exception as error:
+            raise understandable(error) from error
 
 
 def understandable(error: BaseException) -> BaseException:
@@ -84,6 +102,8 @@ def understandable(error: BaseException) -> BaseException:
                 "cannot write to ZenML's local store: the disk is full; free some space (`zenml status` shows where), "
                 "and repeat the command: finished steps are kept"
             )
+        if type(cause).__name__ in REFUSALS or str(type(cause).__module__).startswith(("kubernetes.", "urllib3.")):
+            return StackError(f"the cluster does not take the pipeline: {' '.join(str(cause).split())[:400]}")
         if type(cause).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for its name
             return TrainingError(
                 "the GPU's memory ran out; lower training.per_device_train_batch_size (and raise "
@@ -107,6 +127,8 @@ def configure(
 
     tags = [settings.name, f"stack:{place.stack}"]
     steps = {name: options for name in names if (options := place.step_options(name))}
+    if schedule is not None and "ingest" in names:  # rows change behind settings that were compiled long ago
+        steps["ingest"] = {**steps.get("ingest", {}), "enable_cache": False}
     return definition.with_options(
         run_name=f"{definition.name}-{settings.name}-{{date}}-{{time}}",
         model=Model(

@@ -88,14 +88,8 @@ def find_place(name: str | None) -> Place:
     Raises:
         StackError: it is not registered, its file is wrong, or ZenML's server cannot be asked.
     """
-    from zenml.client import Client
-
-    if not zenml_has_run():
-        print("ZenML runs here for the first time: making its store", file=sys.stderr)  # noqa: T201
-        # It would warn that no stack is active yet, and that it takes the default one.
-        logging.getLogger("zenml.zen_stores.base_zen_store").setLevel(logging.ERROR)
     with reachable():
-        client = Client()
+        client = zenml_client()
         stack = client.active_stack_model if name is None else _registered(client, name)
     [orchestrator, *_] = [c for kind, found in stack.components.items() if kind == "orchestrator" for c in found]
     flavor = str(orchestrator.flavor_name)
@@ -121,6 +115,17 @@ def zenml_has_run() -> bool:
 
     folder = os.environ.get("ZENML_CONFIG_PATH") or click.get_app_dir("zenml")
     return (Path(folder) / "config.yaml").is_file() or "ZENML_STORE_URL" in os.environ
+
+
+def zenml_client() -> Any:
+    """ZenML's client; where it has never run, that makes its store, and takes a while."""
+    from zenml.client import Client
+
+    if not zenml_has_run():
+        print("ZenML runs here for the first time: making its store", file=sys.stderr)  # noqa: T201
+        # It would warn that no stack is active yet, and that it takes the default one.
+        logging.getLogger("zenml.zen_stores.base_zen_store").setLevel(logging.ERROR)
+    return Client()
 
 
 @contextmanager

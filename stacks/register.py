@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from stacks.place import KINDS, reachable
+from stacks.place import KINDS, reachable, zenml_client
 from stacks.spec import ArtifactStore, StackFile
 from text2sql.errors import ConfigError, StackError
 
@@ -140,11 +140,10 @@ def register(name: str, stack: StackFile, dry_run: bool) -> list[str]:
     Raises:
         ConfigError: pieces are missing, all of them told; nothing was changed.
     """
-    from zenml.client import Client
     from zenml.enums import StoreType
 
     with reachable():
-        client = Client()
+        client = zenml_client()
         gaps = missing(stack, client.zen_store.type == StoreType.REST)
         if gaps and not dry_run:
             raise ConfigError([f"stack {name}: {gap}" for gap in gaps])

@@ -37,7 +37,7 @@ def reconcile(name: str, own_run: Any = None) -> list[str]:
     from zenml.orchestrators import publish_utils
 
     ended = []
-    for run in Client().list_pipeline_runs(tag=name, in_progress=True, size=100, hydrate=True).items:
+    for run in Client().list_pipeline_runs(tags=[name], in_progress=True, size=100, hydrate=True).items:
         if run.id == own_run or str(run.status) not in UNDER_WAY:
             continue
         if not _is_lost(run):

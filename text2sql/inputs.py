@@ -20,14 +20,24 @@ PROJECT = Path(__file__).parents[1]
 """Shipped configs name shipped files relative to it, so that they work from any folder."""
 
 
-def resolve_inputs(settings: Settings) -> Settings:
+def resolve_inputs(settings: Settings, elsewhere: bool = False) -> Settings:
     """The settings with `data.path`, `data.benchmark` and `model.name` found, and their checksums filled in.
+
+    Args:
+        elsewhere: the steps run on other machines. Paths stay as they are given, and one that is not here may be there.
 
     Raises:
         DataError: the data file or the benchmark is missing, unreadable, or not the one that its checksum names.
         ModelError: likewise for a local model folder.
     """
-    data, model = _resolve_data(settings.data), _resolve_model(settings.model)
+    data, model = settings.data, settings.model
+    if not elsewhere:
+        return settings.model_copy(update={"data": _resolve_data(data), "model": _resolve_model(model)})
+    paths = [path for path in (data.path, data.benchmark) if path is not None]
+    if all(_locate(path) is not None for path in paths):
+        data = _resolve_data(data).model_copy(update={"path": data.path, "benchmark": data.benchmark})
+    if _is_local(model.name) and _locate(Path(model.name)) is not None:
+        model = _resolve_model(model).model_copy(update={"name": model.name})
     return settings.model_copy(update={"data": data, "model": model})
 
 
