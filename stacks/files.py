@@ -66,7 +66,8 @@ def _explain(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
         return f"unknown key {where} (= {entry['input']!r})"
     value = entry["input"]
-    shown = "" if isinstance(value, dict) or repr(value) in message else f" = {value!r}"
+    told = isinstance(value, dict) or (isinstance(value, str) and repr(value) in message)
+    shown = "" if told else f" = {value!r}"
     return f"{where}{shown}: {message}"
 
 

@@ -1,4 +1,4 @@
-"""What a Kubernetes API server is sent: a Job a step, and a Job or a CronJob for the whole, as the schemas want them."""
+"""What a Kubernetes API server is sent: a Job a step, and a Job or a CronJob for the whole, as the schemas want it."""
 
 from __future__ import annotations
 
