@@ -19,11 +19,11 @@ def retrain(settings: Settings, place: Place, cache: bool) -> int:
     3: the gate did not pass, and there is no champion that could be kept.
     """
     if place.is_here:
-        from stacks.place import active
+        from stacks.place import active, sources_from_here
         from steps.detect_changes import find_changes
         from steps.reconcile import reconcile
 
-        with active(place):
+        with active(place), sources_from_here():
             reconcile(settings.name)
             changes = find_changes(settings)
         if cache and not changes.changed:

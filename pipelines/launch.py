@@ -15,11 +15,10 @@ from typing import Any
 
 from pipelines import PIPELINES
 from pipelines.versions import find_version
-from stacks.place import Place, active
+from stacks.place import Place, active, sources_from_here
 from steps.reconcile import PROCESS, this_process
 from text2sql.config import Settings
 from text2sql.errors import OutputError, StackError, Text2SQLError, TrainingError
-from text2sql.inputs import PROJECT
 from text2sql.results import explain
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -76,7 +75,7 @@ def hand_over(pipeline: str, settings: Settings, place: Place, schedule: Any) ->
 def _start(pipeline: str, settings: Settings, place: Place, **options: Any) -> Any:
     """Call the pipeline, and turn what goes wrong into what a user can act on."""
     entry = PIPELINES[pipeline]
-    with _sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
+    with sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
         definition = getattr(importlib.import_module(entry.module), entry.function)
         try:
             return configure(definition, entry.steps, settings, place, **options)(settings)
@@ -183,18 +182,6 @@ def _tracebacks_of_bugs_only() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(only_bugs)
-
-
-@contextmanager
-def _sources_from_here() -> Iterator[None]:
-    """Steps are named from the project's root, whatever program starts the run: a part of their cache key."""
-    from zenml.utils import source_utils
-
-    source_utils.set_custom_source_root(str(PROJECT))
-    try:
-        yield
-    finally:
-        source_utils.set_custom_source_root(None)
 
 
 @contextmanager

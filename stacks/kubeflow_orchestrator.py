@@ -18,7 +18,7 @@ from kfp import dsl
 from kfp_server_api.exceptions import ApiException
 from pydantic import Field, field_validator
 from urllib3.exceptions import HTTPError
-from zenml.enums import ExecutionStatus
+from zenml.enums import ExecutionMode, ExecutionStatus
 from zenml.integrations.kubeflow.flavors.kubeflow_orchestrator_flavor import (
     KubeflowOrchestratorConfig,
     KubeflowOrchestratorFlavor,
@@ -81,6 +81,11 @@ class Text2SQLKubeflowOrchestrator(KubeflowOrchestrator):
     @property
     def settings_class(self) -> type[Text2SQLKubeflowSettings]:
         return Text2SQLKubeflowSettings
+
+    @property
+    def supported_execution_modes(self) -> list[ExecutionMode]:
+        """KFP starts nothing after a step that failed, and ZenML takes no more steps of a run that did."""
+        return [ExecutionMode.FAIL_FAST, ExecutionMode.CONTINUE_ON_FAILURE]
 
     def submit_pipeline(self, snapshot: Any, *arguments: Any, **named: Any) -> SubmissionResult | None:
         """Compile and start, or schedule, a pipeline.

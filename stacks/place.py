@@ -15,6 +15,7 @@ from stacks import kubernetes
 from stacks.files import LOCAL, has_file, read_stack, shipped
 from stacks.spec import StackFile
 from text2sql.errors import StackError
+from text2sql.inputs import PROJECT
 
 ACTIVE = "ZENML_ACTIVE_STACK_ID"
 KINDS = {"local": "local", "kubernetes": "kubernetes", "text2sql_kubeflow": "kubeflow"}
@@ -136,6 +137,19 @@ def reachable() -> Iterator[None]:
     except OSError as error:  # requests' connection errors are OSErrors
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise StackError(f"ZenML's server cannot be reached ({why}); check `zenml status`") from error
+
+
+@contextmanager
+def sources_from_here() -> Iterator[None]:
+    """Steps and flavors are named from the project's root, whatever program asks: a part of a step's cache key."""
+    from zenml.constants import ENV_ZENML_CUSTOM_SOURCE_ROOT
+    from zenml.utils import source_utils
+
+    source_utils.set_custom_source_root(str(PROJECT))
+    try:
+        yield
+    finally:
+        source_utils.set_custom_source_root(os.environ.get(ENV_ZENML_CUSTOM_SOURCE_ROOT))
 
 
 @contextmanager

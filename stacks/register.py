@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from stacks.place import KINDS, reachable, zenml_client
+from stacks.place import KINDS, reachable, sources_from_here, zenml_client
 from stacks.spec import ArtifactStore, StackFile
 from text2sql.errors import ConfigError, StackError
 
@@ -142,7 +142,7 @@ def register(name: str, stack: StackFile, dry_run: bool) -> list[str]:
     """
     from zenml.enums import StoreType
 
-    with reachable():
+    with reachable(), sources_from_here():
         client = zenml_client()
         gaps = missing(stack, client.zen_store.type == StoreType.REST)
         if gaps and not dry_run:
@@ -169,16 +169,12 @@ class Registration:
 
     def _flavor(self) -> str:
         from zenml.enums import StackComponentType
-        from zenml.utils import source_utils
-
-        from text2sql.inputs import PROJECT
 
         title = f"flavor {next(flavor for flavor, kind in KINDS.items() if kind == 'kubeflow')}"
         try:
             self._client.get_flavor_by_name_and_type(title.split()[1], StackComponentType.ORCHESTRATOR)
         except KeyError:
             if not self._dry_run:
-                source_utils.set_custom_source_root(str(PROJECT))  # its source is named from here
                 self._client.create_flavor(FLAVOR_SOURCE, StackComponentType.ORCHESTRATOR)
             return self._told("create", title)
         return f"{title}: as it should be"

@@ -11,7 +11,7 @@ from typing import Any
 
 from stacks.cron import UTC as IN_UTC
 from stacks.cron import Cron, check_zone, parse_cron, to_utc
-from stacks.place import Place, reachable, zenml_client
+from stacks.place import Place, reachable, sources_from_here, zenml_client
 from text2sql.errors import StackError
 from text2sql.inputs import PROJECT
 
@@ -62,7 +62,7 @@ def make_schedule(wanted: Wanted, place: Place, start: Callable[[Any], Any]) -> 
     """
     from zenml.config.schedule import Schedule
 
-    with reachable():
+    with reachable(), sources_from_here():
         client = zenml_client()
         before = [schedule for schedule in _all(client) if _base(schedule.name) == wanted.name]
         name = f"{wanted.name}-{datetime.now(UTC):%Y%m%d%H%M%S%f}"
@@ -107,7 +107,7 @@ def set_zone(client: Any, schedule: Any, zone: str, namespace: str) -> None:
 
 def show_schedules() -> list[str]:
     """A line for each schedule, newest first: when, where, and how its last run ended."""
-    with reachable():
+    with reachable(), sources_from_here():
         client = zenml_client()
         return [_line(client, schedule) for schedule in _all(client)] or ["nothing is scheduled"]
 
@@ -124,7 +124,7 @@ def remove_schedule(name: str) -> str:
     Raises:
         StackError: there is none of that name, or its orchestrator cannot be asked.
     """
-    with reachable():
+    with reachable(), sources_from_here():
         client = zenml_client()
         found = [schedule for schedule in _all(client) if name in (schedule.name, _base(schedule.name))]
         if not found:

@@ -14,7 +14,7 @@ import yaml
 from pipelines import PIPELINES
 from pipelines.launch import configure
 from stacks import files, register
-from stacks.place import Place, active, find_place
+from stacks.place import Place, active, find_place, sources_from_here
 from text2sql.config import Settings
 
 
@@ -28,7 +28,7 @@ class Compiled:
 
 def register_parts(name: str, client: Any) -> Place:
     """The stack of a shipped file, in the tests' own store; what is missing for a real run does not matter here."""
-    with warnings.catch_warnings():
+    with sources_from_here(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         register.Registration(client, dry_run=False).everything(name, files.read_stack(name))
         return find_place(name)
