@@ -141,7 +141,9 @@ class Text2SQLKubeflowOrchestrator(KubeflowOrchestrator):
             switch(self._recurring_run(schedule))
 
     def delete_schedule(self, schedule: Any) -> None:
-        """One that is gone already is no error."""
+        """One that is gone already, or was never taken, is no error."""
+        if RECURRING_RUN not in schedule.run_metadata:
+            return
         with self._client(self._settings(None)) as client:
             try:
                 client.delete_recurring_run(self._recurring_run(schedule))

@@ -134,8 +134,11 @@ def reachable() -> Iterator[None]:
     """Raises StackError where ZenML's server cannot be asked."""
     try:
         yield
-    except OSError as error:  # requests' connection errors are OSErrors
-        why = " ".join(str(error).split())[:200] or type(error).__name__
+    except (OSError, RuntimeError) as error:  # requests' connection errors are OSErrors; ZenML wraps some of them
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError):
+            raise
+        why = " ".join(str(cause).split())[:200] or type(cause).__name__
         raise StackError(f"ZenML's server cannot be reached ({why}); check `zenml status`") from error
 
 
