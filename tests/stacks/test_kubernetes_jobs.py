@@ -74,7 +74,7 @@ def test_the_job_of_every_step_is_accepted(on_kubernetes: Compiled, step: str):
     assert pod(job)["securityContext"]["runAsNonRoot"] is True
     assert pod(job)["serviceAccountName"] == "zenml-service-account"
     [container] = pod(job)["containers"]
-    assert container["image"] == "registry.example.com/text2sql-trainer:0.1.0"
+    assert container["image"] == "registry.example.com/text2sql/trainer:0.1.0"
 
 
 @pytest.mark.parametrize("step", GPU_STEPS)

@@ -49,7 +49,7 @@ def test_a_planned_place_asks_nobody(monkeypatch: pytest.MonkeyPatch):
     assert planned.needs("finetune") == "1 × NVIDIA-A10G, 4 cores, 32Gi; 7B in 4 bits: about 10 GiB of GPU memory"
     assert planned.needs("ingest") == "2 cores, 4Gi"
     assert planned.pipeline_options()["settings"]["docker"] == {
-        "parent_image": "registry.example.com/text2sql-trainer:0.1.0",
+        "parent_image": "registry.example.com/text2sql/trainer:0.1.0",
         "skip_build": True,
         "allow_download_from_artifact_store": False,
         "allow_download_from_code_repository": False,
