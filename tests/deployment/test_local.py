@@ -129,7 +129,7 @@ def test_what_a_killed_deployment_left_is_put_in_order(live: Local):
         folder = live.model("2")
         live.target.stage(Release("model", "2", sha256_folder(folder), "", ""), folder, live.told.append)
         assert len(live.servers()) == 2
-    until(lambda: live.target._order("status", method="GET")["candidate"] is None, 20)
+    until(lambda: live.target._gateway.order("status", method="GET")["candidate"] is None, 20)
     assert live.answering() == "1"
 
 
@@ -196,6 +196,86 @@ def test_row_30_back_and_forth_also_when_what_serves_is_broken(local: Local):
     assert status.previous is not None
     assert (status.current.release.version, status.previous.release.version) == ("2", "1")
     assert status.previous.state == "stopped"
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["stopped", "with-other-settings"])
+def test_the_same_version_again_keeps_the_one_before_it(local: Local, ended: bool):
+    local.deploy("1")
+    local.deploy("2")
+    if ended:
+        local.target.stop(local.told.append)
+    else:
+        local.change(startup_seconds=21)
+    assert local.deploy("2").parity is not None
+    assert local.target.rollback(local.told.append).version == "1"
+    assert local.answering() == "1"
+
+
+def test_what_was_stopped_stays_so_until_something_goes_live(local: Local):
+    local.deploy("1")
+    local.deploy("2")
+    local.target.stop(local.told.append)
+    seen: list[tuple[int, str | None]] = []
+    local.hook = lambda line: seen.append((len(local.servers()), local.answering())) if "smoke" in line else None
+    with pytest.raises(DeploymentError, match="as the evaluated model did.*; nothing is served"):
+        local.deploy("3", answers=WRONG)
+    assert seen == [(1, None)], "the new one has the memory for itself"
+    until(lambda: local.processes() == [], 30)
+    assert local.target.rollback(local.told.append).version == "1"
+    assert local.answering() == "1"
+
+
+def promoted(local: Local, version: str) -> None:
+    """By a deployment that then dies: its lock is free, and nobody has verified the server."""
+    with local.target.alone():
+        folder = local.model(version)
+        release = Release("model", version, sha256_folder(folder), "", "")
+        local.target.stage(release, folder, local.told.append)
+        local.target.promote()
+        assert local.answering() == version
+
+
+def test_one_that_nobody_verified_does_not_stay(live: Local):
+    promoted(live, "2")
+    until(lambda: live.answering() == "1", 20)
+    until(lambda: len(live.servers()) == 1, 20)
+    status = live.target.status()
+    assert status.previous is None
+
+
+def test_a_rollback_from_one_that_nobody_verified_goes_to_the_one_before_it(local: Local):
+    local.deploy("1")
+    local.deploy("2")
+    promoted(local, "3")
+    assert local.target.rollback(local.told.append).version == "2"
+    assert local.answering() == "2"
+    promoted(local, "3")
+    assert local.deploy("3").parity is not None, "that it answers already does not count"
+    assert local.target.rollback(local.told.append).version == "2"
+
+
+def test_a_gateway_that_is_killed_goes_on_with_what_was_verified(local: Local):
+    local.deploy("1")
+    promoted(local, "2")
+    os.kill(local.pid, signal.SIGKILL)
+    until(lambda: local.processes() == [], 30)
+    status = local.target.status()
+    assert status.current is not None
+    assert status.current.release.version == "1"
+
+
+def test_nothing_is_left_where_the_path_of_the_socket_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "short").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "short"))
+    local = Local(tmp_path / ("long" * 20))
+    local.folder.mkdir()
+    local.deploy("1")
+    os.kill(local.pid, signal.SIGKILL)
+    until(lambda: local.processes() == [], 30)
+    local.deploy("1")
+    assert len([*(tmp_path / "short").iterdir()]) == 1
+    local.target.stop(local.told.append)
+    assert [*(tmp_path / "short").iterdir()] == []
 
 
 def test_a_rollback_while_the_old_one_still_ends_does_not_count_on_it(local: Local):

@@ -171,5 +171,7 @@ def _undo(target: Target, undo: Callable[[], None], release: Release, error: Bas
         ) from error
     if isinstance(error, Text2SQLError):
         current = target.status().current
-        rest = f"version {current.release.version} serves on" if current else "nothing is served"
+        rest = "nothing is served"
+        if current is not None and current.state != "stopped":
+            rest = f"version {current.release.version} serves on"
         raise DeploymentError(f"{release.title} does not go live: {error}; {rest}") from error
