@@ -24,6 +24,7 @@ from text2sql.deployment.local import LocalTarget
 from text2sql.deployment.release import Release
 from text2sql.deployment.state import is_alive, read_json, write_json
 from text2sql.errors import DeploymentError
+from text2sql.serving.settings import server_settings
 
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning")]  # the gateway is a child that outlives us
 
@@ -383,11 +384,29 @@ def test_another_address_than_loopback_needs_keys_in_any_config():
     assert not Settings(deploy=DeploySection(host="::1")).contradictions()
 
 
-def test_the_command_of_a_real_server(tmp_path: Path):
-    section = DeploySection(engine="vllm", server={"batch_size": 8, "database": "shop.sqlite"})
+def test_the_command_of_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEXT2SQL_QUERY_ROWS", "10")
+    monkeypatch.setenv("TEXT2SQL_BATCH_SIZE", "4")
+    section = DeploySection(engine="vllm", server={"batch_size": 8, "log_content": True, "allowed_hosts": '["a.b"]'})
     spec = LocalTarget("model", section, Local(tmp_path).state)._spec(Release("m", "3", "d", "", ""), tmp_path)
     words = " ".join(spec.command)
-    assert f"-P -m text2sql serve --mode api --host 127.0.0.1 --model {tmp_path} --engine vllm" in words
-    assert '--set batch_size=8 --set database="shop.sqlite"' in words
+    assert words.endswith(f"-P -m text2sql serve --mode api --host 127.0.0.1 --model {tmp_path} --engine vllm")
     assert spec.environment["HF_HUB_OFFLINE"] == "1"
     assert not {name for name in spec.environment if "TOKEN" in name or name.startswith("AWS_")}
+    for name, value in spec.environment.items():
+        monkeypatch.setenv(name, value)
+    settings = server_settings({})
+    assert (settings.served_name, settings.batch_size, settings.query_rows) == ("m", 8, 10)
+    assert (settings.log_content, settings.allowed_hosts) == (True, ("a.b",))
+    assert settings.vllm_log == tmp_path / "state" / "logs" / "vllm-3.log"
+
+
+def test_no_command_line_shows_a_password(local: Local):
+    local.change(server={"database": "postgresql://reader:hunter2@db/shop"})
+    local.deploy("1")
+    assert local.servers()
+    assert not [words for words in local.processes() if "hunter2" in words]
+    [server] = local.servers()
+    assert b"hunter2" in Path(f"/proc/{server}/environ").read_bytes()
+    files = [path for path in local.state.path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in files] == [("state.json", 0o600)]

@@ -16,7 +16,7 @@ from text2sql.data.files import sha256_folder
 from text2sql.deployment.backend import GRACE_SECONDS, Spec
 from text2sql.deployment.checks import Tell
 from text2sql.deployment.client import ORDER_SECONDS, POLL_SECONDS, GatewayClient
-from text2sql.deployment.commands import engine_of, environment, serve_command
+from text2sql.deployment.commands import engine_of, environment, serve_command, server_variables
 from text2sql.deployment.gateway import Plan
 from text2sql.deployment.release import Release
 from text2sql.deployment.state import StateFolder, keep_release, last_words, locked, state_folder
@@ -27,14 +27,14 @@ TOLD_EVERY = 10.0
 ENGINE_MARGIN = 15.0
 """Seconds beyond a server's own time limit, within which it answers 504 itself."""
 
-Command = Callable[[Release, Path], list[str]]
+Command = Callable[[Path], list[str]]
 
 
 class LocalTarget:
     """Where `deploy` of a config serves.
 
     Args:
-        command: how a release is served; takes `--port N` besides.
+        command: how a model folder is served; takes `--port N` besides.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class LocalTarget:
     ) -> None:
         self._section, self._folder = section, folder or state_folder(name)
         self._gateway = GatewayClient(self._folder)
-        self._command = command or partial(serve_command, section, self._folder.logs)
+        self._command = command or partial(serve_command, section)
         host = f"[{section.host}]" if ":" in section.host else section.host
         self.address = f"http://{_reachable(host)}:{section.port}"
 
@@ -142,8 +142,8 @@ class LocalTarget:
     def _spec(self, release: Release, folder: Path) -> Spec:
         return Spec(
             release,
-            self._command(release, folder),
-            environment(),
+            self._command(folder),
+            environment(server_variables(self._section, self._folder.logs, release)),
             str(self._folder.logs / f"version-{release.version}.log"),
             str(Path.cwd()),
             engine_of(self._section),
