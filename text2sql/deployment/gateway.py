@@ -13,16 +13,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from text2sql.deployment.backend import Backend, Spec
 from text2sql.deployment.control import control_app, private_socket
+from text2sql.deployment.listener import server
 from text2sql.deployment.proxy import Proxy
 from text2sql.deployment.state import StateFolder, locked, read_json, started_at, write_json
 from text2sql.errors import DeploymentError, Text2SQLError
@@ -44,6 +42,10 @@ class Plan:
     """Whether the server before this one goes on running."""
     timeout: float
     """Seconds without a byte after which a request is given up."""
+    body_timeout: float
+    """Seconds in which a request's body must have come."""
+    max_body_bytes: int
+    """Longest body."""
 
 
 class Gateway:
@@ -55,7 +57,9 @@ class Gateway:
         self.previous: Backend | None = None
         self.candidate: Backend | None = None
         self.ending = asyncio.Event()
-        self.proxy = Proxy(lambda: self.current if self.serves else None, plan.timeout)
+        self.proxy = Proxy(
+            lambda: self.current if self.serves else None, plan.timeout, plan.body_timeout, plan.max_body_bytes
+        )
         self._before: tuple[Backend | None, Backend | None] | None = None
         """What was current and previous before `promote`, until it is settled."""
         self._running: set[Backend] = set()
@@ -223,48 +227,23 @@ class Gateway:
         )
 
 
-class _Server(uvicorn.Server):
-    """Signals are for the gateway, not for each of its two servers."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _server(app: Any, drain: float) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,  # the servers' own stands
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=max(round(drain), 1),
-            h11_max_incomplete_event_size=16 << 10,
-        )
-    )
-
-
 async def run(folder: StateFolder, plan: Plan, public: socket.socket) -> None:
     """Until a signal, or the order to stop."""
     with private_socket(folder) as (path, private):
         gateway = Gateway(folder, plan, path)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, gateway.ending.set)
-        servers = [(_server(gateway.proxy, plan.drain_seconds), public), (_server(control_app(gateway), 1.0), private)]
+        servers = [(server(gateway.proxy, plan.drain_seconds), public), (server(control_app(gateway), 1.0), private)]
         gateway.resume()
-        tasks = [asyncio.create_task(server.serve(sockets=[found])) for server, found in servers]
+        tasks = [asyncio.create_task(one.serve(sockets=[found])) for one, found in servers]
         watching = asyncio.create_task(gateway.watch())
         logger.info("listening at http://%s:%d", plan.host, plan.port)
         try:
             ending = asyncio.create_task(gateway.ending.wait())
             await asyncio.wait({ending, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for server, _ in servers:
-                server.should_exit = True
+            for one, _ in servers:
+                one.should_exit = True
             await asyncio.gather(*tasks, return_exceptions=True)
             await gateway.close()
             watching.cancel()

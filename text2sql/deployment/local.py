@@ -22,10 +22,14 @@ from text2sql.deployment.release import Release
 from text2sql.deployment.state import StateFolder, keep_release, last_words, locked, state_folder
 from text2sql.deployment.target import Serving, Status
 from text2sql.errors import DeploymentError
+from text2sql.serving.settings import server_settings
+from text2sql.serving.supervisor import LOOPBACK
 
 TOLD_EVERY = 10.0
 ENGINE_MARGIN = 15.0
 """Seconds beyond a server's own time limit, within which it answers 504 itself."""
+BOUNDS = ("request_timeout", "body_timeout", "max_body_bytes", "max_upload_bytes")
+"""The server's settings that the gateway keeps to as well."""
 
 Command = Callable[[Path], list[str]]
 
@@ -191,8 +195,16 @@ class LocalTarget:
 
     def _plan(self) -> Plan:
         section = self._section
-        seconds = float(section.server.get("request_timeout", 60.0)) + ENGINE_MARGIN
-        return Plan(section.host, section.port, section.drain_seconds, section.keep_previous == "running", seconds)
+        said = server_settings({key: section.server.get(key) for key in BOUNDS} | {"host": LOOPBACK})
+        return Plan(
+            section.host,
+            section.port,
+            section.drain_seconds,
+            section.keep_previous == "running",
+            said.request_timeout + ENGINE_MARGIN,
+            said.body_timeout,
+            max(said.max_body_bytes, said.max_upload_bytes),
+        )
 
     def _is_elsewhere(self) -> bool:
         kept = self._gateway.kept()
