@@ -132,7 +132,7 @@ def run(
     if pipeline == "deploy":
         from pipelines.live import show_deployment
 
-        show_deployment(finished)
+        show_deployment(finished, settings)
         return 0
     outcome = write_results(finished, settings)
     show(outcome, finished, settings)
