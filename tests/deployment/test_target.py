@@ -19,7 +19,7 @@ from text2sql.deployment.target import VERSION_HEADER, Limits, Serving, Status, 
 from text2sql.errors import DeploymentError
 
 QUESTIONS = [Question(f"question {i}", "CREATE TABLE t (c INTEGER)", f"SELECT {i} FROM t", True) for i in range(10)]
-LIMITS = Limits(min_agreement=0.9, check_seconds=2.0)
+LIMITS = Limits(min_agreement=0.9, check_seconds=20.0)
 
 
 @dataclass
