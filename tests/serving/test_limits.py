@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.serving.api import COUNT, Running, ScriptedEngine, asked, running, until
-from text2sql.errors import EngineDead, EngineTimeout, ServingError
+from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running, until
+from text2sql.errors import EngineDead, EngineTimeout, QueryTimeoutError, ServingError
+from text2sql.serving.databases import Limits
 from text2sql.serving.intake import parse_json
 from text2sql.serving.problems import Problem
 
@@ -231,6 +235,40 @@ def test_full_queue_is_told_with_the_time_to_wait(server: Running, engine: Scrip
             assert response.json()["error"]["code"] == "queue_full"
             assert int(response.headers["retry-after"]) >= 1
     assert engine.most_waiting <= engine.queue
+
+
+@pytest.fixture
+def busy_guard(server: Running, tmp_path: Path) -> Iterator[None]:
+    """The server's one guard process is taken for longer than a request waits."""
+    path = tmp_path / "x.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(SINGERS)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
+    work = server.app.state.service.guard.run(str(path), endless, Limits(seconds=2.5))
+    taken = asyncio.run_coroutine_threadsafe(work, server.loop)
+    time.sleep(0.1)
+    yield
+    assert isinstance(taken.exception(30), QueryTimeoutError)
+
+
+@pytest.mark.usefixtures("busy_guard")
+def test_busy_guard_is_a_503_and_no_verdict(server: Running, engine: ScriptedEngine):
+    chat = {"model": "scripted", "messages": [{"role": "user", "content": f"{SINGERS}; How many?"}]}
+    bodies = [("/generate", asked()), ("/generate", asked(stream=True)), ("/v1/chat/completions", chat)]
+    bodies.append(("/v1/chat/completions", chat | {"stream": True}))
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            asking = [client.post(path, json=body) for path, body in bodies]
+            return await asyncio.gather(*asking, client.post("/generate/batch", json={"requests": [asked()]}))
+
+    *answers, batch = asyncio.run(all_at_once())
+    for response in answers:
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (503, "guard_busy"), response.text
+        assert error["type"] == "service_unavailable_error"
+        assert int(response.headers["retry-after"]) >= 1
+    assert batch.json()["responses"][0]["error"]["code"] == "guard_busy"
 
 
 def load_test(server: Running, requests: int, clients: int) -> tuple[Counter[int], list[float]]:

@@ -15,6 +15,7 @@ from text2sql.errors import (
     EngineBusy,
     EngineDead,
     EngineTimeout,
+    GuardBusy,
     RequestError,
     ServingError,
     SqlError,
@@ -99,6 +100,8 @@ def problem_of(error: BaseException) -> Problem | None:
         return Problem(400, "invalid_request", message)
     if isinstance(error, EngineBusy):
         return Problem(429, "queue_full", message, retry_after=error.retry_after)
+    if isinstance(error, GuardBusy):
+        return Problem(503, "guard_busy", message, retry_after=error.retry_after)
     if isinstance(error, TimeoutError | EngineTimeout):
         return Problem(504, "timeout", message or "no answer came in time; ask for less, or later")
     if isinstance(error, EngineDead):
@@ -132,7 +135,7 @@ _DOCUMENTED = {
     415: "The body is of another type.",
     422: "Fields are missing, unknown or out of bounds.",
     429: "The key's rate is used up, or the queue is full. Ask again after Retry-After seconds.",
-    503: "The model is loading, gone or being exchanged. Ask again after Retry-After seconds.",
+    503: "The model is loading, gone or being exchanged, or the guard is busy. Ask again after Retry-After seconds.",
     504: "No answer came in time.",
 }
 

@@ -38,6 +38,8 @@ T = TypeVar("T")
 SPREAD = 0.8
 """Temperature of the candidates beyond the first."""
 _DESCRIBED_SECONDS = 10.0
+_GUARD_PATIENCE = 10.0
+"""Seconds that an answer waits for a guard process, where a request has time for that."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Service:
 
     def __init__(self, settings: ServerSettings, switch: EngineSwitch) -> None:
         self.settings, self.switch = settings, switch
-        self.guard = GuardPool(settings.guard_processes)
+        self.guard = GuardPool(settings.guard_processes, min(_GUARD_PATIENCE, settings.request_timeout / 2))
         self.places = Places(settings.max_in_flight)
         self.metrics = Metrics(switch, self.places)
         self.draining = False
@@ -223,8 +225,6 @@ class Service:
     async def usable(self, schema: str) -> None:
         """A schema that the guard cannot use would cost two generations and give no answer."""
         for fault in (await self.guard.check("SELECT 1", schema)).reasons:
-            if "no process was free" in fault.message:
-                raise Problem(503, "guard_busy", "the guard is busy; ask again later", retry_after=2)
             raise Problem(422, "schema_unusable", fault.message, param="schema_text")
 
     async def _run(self, where: str, sql: str) -> Cells:

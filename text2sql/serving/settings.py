@@ -95,7 +95,7 @@ class ServerSettings(BaseSettings):
     query_rows: PositiveInt = 1_000
     """Rows of a result that are kept."""
     guard_processes: PositiveInt = 2
-    """Processes that check answers and run queries."""
+    """Processes that check answers and run queries; of several, one is kept for checks."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
