@@ -84,7 +84,7 @@ class ServerSettings(BaseSettings):
     max_json_depth: PositiveInt = 16
     """Deepest nesting of a request's JSON."""
     body_timeout: Seconds = 15.0
-    """Seconds in which a request must have arrived."""
+    """Seconds in which a request's head must have arrived, and then its body."""
     request_timeout: Seconds = 60.0
     """Seconds in which it is answered, or it ends with 504."""
 
