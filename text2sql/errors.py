@@ -118,9 +118,7 @@ class EngineBusy(ServingError):
 
 
 class GuardBusy(ServingError):
-    """No guard process came free in time, which says nothing about the SQL. Ask again after `retry_after` seconds."""
-
-    retry_after = 2.0
+    """No guard process came free in time, which says nothing about the SQL."""
 
 
 class EngineTimeout(ServingError):

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running, until
-from text2sql.errors import EngineDead, EngineTimeout, QueryTimeoutError, ServingError
+from text2sql.errors import DatabaseError, EngineDead, EngineTimeout, QueryTimeoutError, ServingError
 from text2sql.serving.databases import Limits
 from text2sql.serving.intake import parse_json
 from text2sql.serving.problems import Problem
@@ -155,37 +155,58 @@ def test_answer_that_takes_too_long_is_a_504(server: Running, engine: ScriptedEn
 @pytest.mark.parametrize(
     ("failure", "status", "code"),
     [
-        (EngineDead("gone"), 503, "engine_unavailable"),
+        (EngineDead("vLLM answers with 500: secret words"), 503, "engine_unavailable"),
         (EngineTimeout("late"), 504, "timeout"),
-        (ServingError("overflow"), 503, "engine_failed"),
+        (ServingError("secret words"), 503, "engine_failed"),
+        (DatabaseError("database postgresql://secret.internal:5432/x cannot be reached"), 503, "database_unavailable"),
         (RuntimeError("secret words"), 500, "internal_error"),
     ],
 )
 def test_engine_s_errors_have_a_status(
-    server: Running, engine: ScriptedEngine, failure: Exception, status: int, code: str
+    server: Running,
+    engine: ScriptedEngine,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+    status: int,
+    code: str,
 ):
+    """What an engine or a driver said is for the log alone."""
     engine.failure = failure
+    caplog.set_level("INFO", "text2sql.serving.observe")
     with server.client() as client:
         for stream in (False, True):
             response = client.post("/generate", json=asked(stream=stream))
             assert (response.status_code, response.json()["error"]["code"]) == (status, code)
             assert "secret" not in response.text
             assert ("retry-after" in response.headers) == (status == 503)
+            until(lambda: status != 503 or str(failure) in [getattr(line, "cause", "") for line in caplog.records])
+            caplog.clear()
+        batch = client.post("/generate/batch", json={"requests": [asked()]})
+        assert "secret" not in batch.text
     engine.failure = None
     with server.client() as client:
         assert client.post("/generate", json=asked()).status_code == 200
 
 
-def test_row_21_engine_that_hangs_is_not_ready(server: Running, engine: ScriptedEngine):
+def test_row_21_engine_that_hangs_is_not_ready(
+    server: Running, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+):
+    """What the engine says of it, a line of vLLM's log perhaps, is for our log alone, and once."""
     with server.client() as client:
-        assert client.get("/readyz").status_code == 200
+
+        def probed() -> tuple[int, str]:
+            response = client.get("/readyz")
+            return response.status_code, response.json().get("error", {}).get("message", "ok")
+
+        assert probed() == (200, "ok")
         engine.progressing = False
-        response = client.get("/readyz")
-        assert response.status_code == 503
-        assert "no token" in response.json()["error"]["message"]
+        assert [probed() for _ in range(3)] == [(503, "the engine makes no progress")] * 3
+        assert caplog.text.count("no token for 99 s") == 1
         engine.progressing, engine.alive = True, False
-        assert client.get("/readyz").status_code == 503
+        assert probed() == (503, "the engine is gone")
         assert client.get("/healthz").status_code == 200
+        engine.alive = True
+        assert probed() == (200, "ok")
 
 
 @pytest.mark.parametrize("stream", [False, True])

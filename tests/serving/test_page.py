@@ -506,7 +506,7 @@ def test_a_busy_server_is_asked_again_after_the_wait(server: Running, engine: Ga
         seen.page.wait_for_selector("#problem h2:has-text('The server is busy')")
     finally:
         engine.failure = None
-    assert "64 questions wait already." in seen.page.inner_text("#problem")
+    assert "The queue is full; ask again later." in seen.page.inner_text("#problem")
     assert re.search(r"in [12] s", seen.page.inner_text("#problem"))
     again = seen.page.locator("#problem button")
     assert again.is_disabled()

@@ -102,7 +102,7 @@ async def _told(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem is None:
         raise error
-    record_of(request).code = problem.code
+    record_of(request).failed(problem)
     return JSONResponse(problem.to_dict(), problem.status, problem.headers)
 
 

@@ -100,6 +100,7 @@ async def _one(service: Service, question: Question, record: Record) -> dict[str
         problem = problem_of(error)
         if problem is None:
             raise
+        record.failed(problem)
         return BatchError.model_validate(problem.to_dict()).model_dump(mode="json", exclude_none=True)
 
 

@@ -50,6 +50,12 @@ class Record:
     told: dict[str, Any] = field(default_factory=dict)
     """More for the log; nothing of the users'."""
 
+    def failed(self, problem: Problem) -> None:
+        """It ends in an error, or its stream, or a question of its batch does."""
+        self.code = problem.code
+        if problem.cause:
+            self.told["cause"] = problem.cause
+
     @property
     def milliseconds(self) -> float:
         return round((time.perf_counter() - self.started) * 1000, 1)

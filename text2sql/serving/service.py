@@ -64,6 +64,8 @@ class Service:
         self.failed: Text2SQLError | None = None
         """Why the engine did not start."""
         self._described = (0.0, "")
+        self._unwell: str | None = None
+        """What is wrong with the engine, as last seen."""
 
     @property
     def model(self) -> str:
@@ -81,7 +83,7 @@ class Service:
         logger.info("ready", extra={"model": self.model})
 
     async def unready(self) -> str | None:
-        """Why no new question should be sent here; None: it should."""
+        """Why no new question should be sent here; None: it should. An engine's own words are for the log alone."""
         if self.draining:
             return "the server is shutting down"
         if self.failed:
@@ -91,7 +93,11 @@ class Service:
         if not self.guard.ready:
             return "the guard's processes are gone"
         health = await self.switch.health()
-        return None if health.ready else health.detail or "the engine does not get on"
+        why = None if health.ready else "the engine makes no progress" if health.alive else "the engine is gone"
+        if why and why != self._unwell:  # probes come every few seconds
+            logger.warning("%s: %s", why, health.detail)
+        self._unwell = why
+        return why
 
     @contextlib.asynccontextmanager
     async def work(self, places: int = 1) -> AsyncIterator[None]:
@@ -101,7 +107,8 @@ class Service:
             Problem, ServingError, TimeoutError
         """
         if not self.started:
-            raise EngineDead("the model could not be loaded" if self.failed else "the model is being loaded")
+            why = "the model could not be loaded" if self.failed else "the model is being loaded"
+            raise Problem(503, "engine_unavailable", why, retry_after=5)
         with self.places.take(places):
             async with asyncio.timeout(self.settings.request_timeout):
                 yield
