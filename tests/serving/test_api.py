@@ -254,7 +254,9 @@ def test_schema_of_a_sqlite_file(client: httpx.Client, tmp_path: Path):
 )
 def test_file_without_a_schema_is_refused(client: httpx.Client, content: bytes):
     response = client.post("/schema", files={"file": ("x.bin", content)})
-    assert (response.status_code, response.json()["error"]["code"]) == (422, "schema_unusable")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (422, "schema_unusable")
+    assert "/" not in error["message"], "no path of the server's"
 
 
 def test_form_without_a_file_is_refused(client: httpx.Client):
@@ -262,6 +264,11 @@ def test_form_without_a_file_is_refused(client: httpx.Client):
     broken = {"Content-Type": "multipart/form-data; boundary=x"}
     assert client.post("/schema", content=b"garbage", headers=broken).status_code in (400, 422)
     assert client.post("/schema", content=b"{}", headers={"Content-Type": "application/json"}).status_code == 415
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_say_what_the_server_offers(client: httpx.Client, path: str):
+    assert client.get(path).json() == {"status": "ok", "model": "scripted", "database": True, "keys": False}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/static/docs.css", "/openapi.json", "/healthz", "/readyz", "/metrics"])

@@ -157,7 +157,13 @@ class SchemaResponse(BaseModel):
 
 
 class Status(BaseModel):
-    """Whether the server is well."""
+    """That the server is well, and what it offers."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     status: Literal["ok"]
     model: str
+    database: bool
+    """Whether answers can be run on a database."""
+    keys: bool
+    """Whether an API key is asked for."""
