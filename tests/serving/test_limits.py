@@ -278,6 +278,28 @@ def test_full_queue_is_told_with_the_time_to_wait(server: Running, engine: Scrip
     assert engine.most_waiting <= engine.queue
 
 
+def test_batch_size_is_seen_as_questions_go_in(server: Running, engine: ScriptedEngine):
+    """Two at a time: what is seen when answers come out would miss those that run beside."""
+
+    def seen() -> tuple[float, float]:
+        with server.client() as client:
+            lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines())
+        return float(lines["text2sql_batch_size_count"]), float(lines["text2sql_batch_size_sum"])
+
+    async def three() -> None:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            asking = [asyncio.ensure_future(client.post("/generate", json=asked())) for _ in range(3)]
+            while engine.running + engine.waiting < 3:
+                await asyncio.sleep(0.01)
+            after = await asyncio.to_thread(seen)
+            assert (after[0] - before[0], after[1] - before[1]) == (3, 1 + 2 + 2)
+            await asyncio.gather(*asking)
+
+    engine.seconds = 0.5
+    before = seen()
+    asyncio.run(three())
+
+
 @pytest.fixture
 def busy_guard(server: Running, tmp_path: Path) -> Iterator[None]:
     """The server's one guard process is taken for longer than a request waits."""

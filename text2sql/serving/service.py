@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from text2sql.data.prompt import render_prompt
-from text2sql.errors import EngineDead, RequestError, ServingError, Text2SQLError
-from text2sql.serving.answering import answer
+from text2sql.errors import EngineDead, ServingError, Text2SQLError
+from text2sql.serving.answering import Answer, Check, answer
+from text2sql.serving.asking import Asking, together
 from text2sql.serving.cells import Cells
 from text2sql.serving.databases import Limits
-from text2sql.serving.engine import Completion, Options
+from text2sql.serving.engine import Completion, FinishReason, Options
 from text2sql.serving.guard_pool import GuardPool
 from text2sql.serving.limits import Places
-from text2sql.serving.messages import GenerateResponse, Question, Usage
+from text2sql.serving.messages import Fault, GenerateResponse, Question, Usage
 from text2sql.serving.metrics import Metrics
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import Problem
 from text2sql.serving.replies import known_dialect, to_response
 from text2sql.serving.switch import EngineSwitch, Served
-from text2sql.sql.guard import Checked
+from text2sql.sql.guard import Reason
 
 if TYPE_CHECKING:
     from text2sql.serving.settings import ServerSettings
@@ -33,21 +34,12 @@ logger = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
 """Gets more text of an answer as it grows."""
-T = TypeVar("T")
 
 SPREAD = 0.8
 """Temperature of the candidates beyond the first."""
 _DESCRIBED_SECONDS = 10.0
 _GUARD_PATIENCE = 10.0
 """Seconds that an answer waits for a guard process, where a request has time for that."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A completion and what the guard says of it."""
-
-    completion: Completion
-    checked: Checked
 
 
 class Service:
@@ -126,42 +118,53 @@ class Service:
         schema = await self._schema(question, where)
         usage = Usage()
         with self.switch.hold() as served:
-            asking = _Asking(self, served, question.max_new_tokens, usage, tell)
+            asking = Asking(self, served, self._wanted(served, question), usage, tell)
             found = await answer(
                 question.question,
                 schema,
                 served.recipe.prompt_template,
                 ask=asking.ask,
-                check=lambda text: self.guard.check(text, schema),
+                check=self._check(schema),
                 run=(lambda sql: self._run(where, sql)) if question.execute and where else None,
                 n=question.n,
             )
         response = await asyncio.to_thread(to_response, found, dialect, schema)
         response.model, response.usage, response.request_id = self.model, usage, record.request_id
         response.latency_ms = round((time.perf_counter() - started) * 1000, 1)
-        self._count(response, record)
+        self.count(response.valid, response.reasons, response.repaired, record)
+        record.spent(usage)
         if self.settings.log_content:
             logger.info("content", extra={"question": question.question, "schema_text": schema, "sql": response.sql})
         return response
 
-    async def complete(self, question: str, schema: str, options: Options, record: Record) -> list[Judged]:
-        """`options.n` completions as the model gives them, each judged. Raises as `answer`."""
+    async def complete(
+        self, question: str, schema: str, options: Options, usage: Usage, record: Record
+    ) -> list[tuple[Answer, FinishReason]]:
+        """`options.n` completions, each judged and, where it fails, repaired once. Raises as `answer`."""
         await self.usable(schema)
         with self.switch.hold() as served:
-            [completions] = await self.generate(served, self.prompt(served, schema, question), options)
-        judged = [Judged(done, await self.guard.check(done.text, schema)) for done in completions]
-        for one in judged:
-            self.judged(one.checked, record)
-        return judged
+            asking = Asking(self, served, [options], usage)
+            template = served.recipe.prompt_template
+            texts = await asking.ask(render_prompt(template, schema, question), options.n)
+            answers = dict.fromkeys(texts)
+            found = await together(
+                [answer(question, schema, template, asking.ask, self._check(schema), texts=[text]) for text in answers]
+            )
+        said = dict(zip(answers, found, strict=True))
+        for text in texts:
+            self.count(said[text].valid, said[text].reasons, said[text].repaired, record)
+        return [(said[text], asking.finished(said[text].text)) for text in texts]
 
-    async def generate(self, served: Served, prompt: str, options: Options) -> list[list[Completion]]:
+    async def generate(self, served: Served, prompt: str, options: Options) -> list[Completion]:
         """Ask the engine for one prompt, and count."""
-        found = await served.engine.generate([prompt], options)
-        self._seen(served, found[0])
+        self._sent(served, options.n)
+        [found] = await served.engine.generate([prompt], options)
+        self.metrics.generated(found)
         return found
 
     async def stream(self, served: Served, prompt: str, options: Options, tell: Tell) -> Completion:
         """One completion, told as it grows, and count."""
+        self._sent(served, 1)
         done: Completion | None = None
         async with served.engine.stream(prompt, options) as chunks:
             async for chunk in chunks:
@@ -170,7 +173,7 @@ class Service:
                 done = chunk.completion
         if done is None:
             raise EngineDead("the engine ended in the middle of an answer")
-        self._seen(served, [done])
+        self.metrics.generated([done])
         return done
 
     @staticmethod
@@ -192,28 +195,28 @@ class Service:
             self._described = (time.monotonic() + _DESCRIBED_SECONDS, await self.guard.describe(where))
         return self._described[1]
 
-    def judged(self, checked: Checked, record: Record) -> None:
-        """Count what the guard said of a completion."""
-        self.metrics.answers.labels(str(checked.valid).lower(), "false").inc()
-        for fault in checked.reasons:
+    def count(self, valid: bool, reasons: Sequence[Reason | Fault], repaired: bool, record: Record) -> None:
+        """Count what the guard said of an answer."""
+        self.metrics.answers.labels(str(valid).lower(), str(repaired).lower()).inc()
+        for fault in reasons:
             self.metrics.reasons.labels(fault.code).inc()
-        record.told["valid"] = record.told.get("valid", 0) + checked.valid
+        record.told["valid"] = record.told.get("valid", 0) + valid
+        record.told["repaired"] = record.told.get("repaired", 0) + repaired
 
-    def _seen(self, served: Served, completions: list[Completion]) -> None:
-        self.metrics.generated(completions)
+    def _sent(self, served: Served, completions: int) -> None:
+        """How many are generated together once these are, before they are: afterwards they would be gone."""
         with contextlib.suppress(ServingError):
-            self.metrics.batch.observe(served.engine.load().running + 1)
+            load = served.engine.load()
+            self.metrics.batch.observe(min(load.running + load.waiting + completions, load.max_running))
 
-    def _count(self, response: GenerateResponse, record: Record) -> None:
-        self.metrics.answers.labels(str(response.valid).lower(), str(response.repaired).lower()).inc()
-        for fault in response.reasons:
-            self.metrics.reasons.labels(fault.code).inc()
-        told = record.told
-        for name, value in response.usage.model_dump().items():
-            told[name] = told.get(name, 0) + value
-        told["questions"] = told.get("questions", 0) + 1
-        told["valid"] = told.get("valid", 0) + response.valid
-        told["repaired"] = told.get("repaired", 0) + response.repaired
+    def _check(self, schema: str) -> Check:
+        return lambda text: self.guard.check(text, schema)
+
+    def _wanted(self, served: Served, question: Question) -> list[Options]:
+        """The likeliest answer first, others drawn beside it."""
+        likeliest = Options(max_new_tokens=tokens_allowed(self.settings, served, question.max_new_tokens))
+        drawn = dataclasses.replace(likeliest, temperature=SPREAD, n=max(question.n - 1, 1), seed=0)
+        return [likeliest, drawn] if question.n > 1 else [likeliest]
 
     def _database_for(self, question: Question) -> str | None:
         if question.execute and self.settings.database is None:
@@ -238,54 +241,6 @@ class Service:
         return await self.guard.run(where, sql, Limits(self.settings.query_seconds, self.settings.query_rows))
 
 
-class _Asking:
-    """How the answering flow reaches the engine: the likeliest answer first, others drawn beside it."""
-
-    def __init__(
-        self, service: Service, served: Served, max_new_tokens: int | None, usage: Usage, tell: Tell | None
-    ) -> None:
-        self._service, self._served, self._usage, self._tell = service, served, usage, tell
-        self._tokens = tokens_allowed(service.settings, served, max_new_tokens)
-        self._asked = False
-
-    async def ask(self, prompt: str, n: int) -> Sequence[str]:
-        """Texts for a prompt; a repair that does not fit the model's length gets none."""
-        first, self._asked = not self._asked, True
-        prompt = self._served.wrap(prompt)
-        wanted = [self._likeliest(prompt, first)]
-        if n > 1:
-            drawn = Options(max_new_tokens=self._tokens, temperature=SPREAD, n=n - 1, seed=0)
-            wanted.append(self._drawn(prompt, drawn))
-        try:
-            found = [completion for part in await together(wanted) for completion in part]
-        except RequestError:
-            if first:
-                raise
-            return []
-        self._usage.add(found[0].prompt_tokens, sum(completion.completion_tokens for completion in found))
-        return [completion.text for completion in found]
-
-    async def _likeliest(self, prompt: str, first: bool) -> list[Completion]:
-        options = Options(max_new_tokens=self._tokens)
-        if first and self._tell:
-            return [await self._service.stream(self._served, prompt, options, self._tell)]
-        return (await self._service.generate(self._served, prompt, options))[0]
-
-    async def _drawn(self, prompt: str, options: Options) -> list[Completion]:
-        return (await self._service.generate(self._served, prompt, options))[0]
-
-
 def tokens_allowed(settings: ServerSettings, served: Served, asked: int | None) -> int:
     """What a request asks for, else what the model was judged with; the server's bound holds."""
     return min(asked or served.recipe.max_new_tokens, settings.max_new_tokens)
-
-
-async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results; when one fails, the others are cancelled and it is raised."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
