@@ -159,6 +159,14 @@ def test_batch_answers_in_order_and_tells_errors_apart(client: httpx.Client):
     assert found[2]["error"]["code"] == "schema_unusable"
 
 
+def test_batch_with_a_field_out_of_bounds_is_refused(client: httpx.Client):
+    """As the document says, and before anything is asked."""
+    response = client.post("/generate/batch", json={"requests": [asked(), asked(dialect="postgrez")]})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (422, "requests.1.dialect")
+    assert "did you mean postgres" in error["message"]
+
+
 def test_batch_is_bounded(client: httpx.Client):
     response = client.post("/generate/batch", json={"requests": [asked()] * 5})
     assert response.status_code == 422

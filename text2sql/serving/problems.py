@@ -124,7 +124,10 @@ def problem_of(error: BaseException) -> Problem | None:
 def invalid_fields(error: ValidationError | RequestValidationError) -> Problem:
     """Every field that does not fit; values are the users' and are not repeated."""
     details = [
-        ErrorDetail(param=".".join(str(part) for part in found["loc"])[:200] or "body", message=found["msg"][:300])
+        ErrorDetail(
+            param=".".join(str(part) for part in found["loc"])[:200] or "body",
+            message=found["msg"].removeprefix("Value error, ")[:300],
+        )
         for found in error.errors()[:20]
     ]
     first = details[0]

@@ -23,9 +23,10 @@ from text2sql.serving.messages import Fault, GenerateResponse, Question, Usage
 from text2sql.serving.metrics import Metrics
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import Problem
-from text2sql.serving.replies import known_dialect, to_response
+from text2sql.serving.replies import to_response
 from text2sql.serving.switch import EngineSwitch, Served
 from text2sql.sql.guard import Reason
+from text2sql.sql.render import dialect_named
 
 if TYPE_CHECKING:
     from text2sql.serving.settings import ServerSettings
@@ -109,11 +110,11 @@ class Service:
         """The first candidate that passes the guard and, if asked for, runs; repaired once, else with its faults.
 
         Raises:
-            Problem: the schema, the dialect or the wish to execute cannot be met.
+            Problem: the schema or the wish to execute cannot be met.
             ServingError, DatabaseError
         """
         started = time.perf_counter()
-        dialect = known_dialect(question.dialect)
+        dialect = dialect_named(question.dialect)
         where = self._database_for(question)
         schema = await self._schema(question, where)
         usage = Usage()
