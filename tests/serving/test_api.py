@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -130,6 +131,25 @@ def test_schema_of_the_server_s_database_is_taken_where_none_is_sent(client: htt
     schema = client.get("/schema").json()
     assert [table["name"] for table in schema["tables"]] == ["singer"]
     assert schema["tables"][0]["columns"][1] == {"name": "name", "type": "TEXT"}
+
+
+def test_questions_that_come_together_look_at_the_database_once(server: Running, monkeypatch: pytest.MonkeyPatch):
+    service = server.app.state.service
+    looks: list[str] = []
+
+    async def describe(where: str) -> str:
+        looks.append(where)
+        return await type(service.guard).describe(service.guard, where)
+
+    monkeypatch.setattr(service.guard, "describe", describe)
+    service._described = (0.0, "")
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            return await asyncio.gather(*(client.get("/schema") for _ in range(10)))
+
+    assert {response.status_code for response in asyncio.run(all_at_once())} == {200}
+    assert len(looks) == 1
 
 
 def events(response: httpx.Response) -> list[tuple[str, Any]]:

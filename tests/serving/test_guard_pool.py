@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -102,15 +102,36 @@ def test_row_6_a_query_that_nothing_interrupts_is_killed_and_the_next_is_answere
     with_pool(use)
 
 
-def test_a_process_that_is_killed_is_replaced():
+def test_a_process_that_is_killed_is_replaced_and_no_answer_is_blamed(file: Path):
     async def use(pool: GuardPool) -> None:
+        for _ in range(2):
+            assert (await pool.check(GOOD, SCHEMA)).valid
+            [process] = pool._all
+            os.kill(process.process.pid, 9)
         assert (await pool.check(GOOD, SCHEMA)).valid
+        [process] = pool._all
+        os.kill(process.process.pid, 9)
+        with pytest.raises(SqlError, match="the worker process died"):
+            await pool.run(str(file), GOOD, Limits())
+
+    with_pool(use)
+
+
+def test_an_answer_on_which_processes_die_twice_is_not_valid():
+    async def use(pool: GuardPool) -> None:
+        started = pool._started
+
+        async def doomed() -> Any:
+            process = await started()
+            os.kill(process.process.pid, 9)
+            return process
+
+        pool._started = doomed  # type: ignore[method-assign]
         [process] = pool._all
         os.kill(process.process.pid, 9)
         died = await pool.check(GOOD, SCHEMA)
         assert not died.valid
         assert "the worker process died" in died.reasons[0].message
-        assert (await pool.check(GOOD, SCHEMA)).valid
 
     with_pool(use)
 

@@ -74,7 +74,7 @@ class GuardPool:
         return bool(self._all) and not self._closed
 
     async def check(self, text: str, context: str) -> Checked:
-        """`guard.check`; an answer on which the check itself ran out of time, or died, is not valid.
+        """`guard.check`; an answer on which the check itself ran out of time, or died twice, is not valid.
 
         Raises:
             GuardBusy: no process was free.
@@ -83,13 +83,17 @@ class GuardPool:
             what, most = ("answer", MAX_QUERY_CHARS) if len(text) > MAX_QUERY_CHARS else ("schema", MAX_CONTEXT_CHARS)
             words = f"the {what} has {len(text if what == 'answer' else context)} characters; at most {most} are read"
             return Checked("", (reason("not_sql" if what == "answer" else "schema_unusable", words),))
-        try:
-            said = await self._ask(self._checks, {"do": "check", "text": text, "context": context}, CHECK_SECONDS)
-        except QueryTimeoutError as error:
-            return Checked(first_statement(text), (reason("timed_out", f"could not be checked: {error}"),))
-        except ExecutionError as error:
-            return Checked(first_statement(text), (reason("does_not_plan", f"could not be checked: {error}"),))
-        return Checked.from_dict(said)
+        item = {"do": "check", "text": text, "context": context}
+        for again in (True, False):
+            try:
+                return Checked.from_dict(await self._ask(self._checks, item, CHECK_SECONDS))
+            except QueryTimeoutError as error:
+                return Checked(first_statement(text), (reason("timed_out", f"could not be checked: {error}"),))
+            except ExecutionError as error:
+                died = reason("does_not_plan", f"could not be checked: {error}")
+                if again:  # what killed the process may have had nothing to do with this answer
+                    continue
+        return Checked(first_statement(text), (died,))
 
     async def run(self, where: str, sql: str, limits: Limits) -> Cells:
         """`Source.run`: the result of a query on a database.

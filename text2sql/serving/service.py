@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from text2sql.data.prompt import render_prompt
-from text2sql.errors import EngineDead, ServingError, Text2SQLError
+from text2sql.errors import EngineDead, ModelError, ServingError, Text2SQLError
 from text2sql.serving.answering import Answer, Check, answer
 from text2sql.serving.asking import Asking, together
 from text2sql.serving.cells import Cells
@@ -56,7 +56,7 @@ class Service:
         self.created = int(time.time())
         self.failed: Text2SQLError | None = None
         """Why the engine did not start."""
-        self._described = (0.0, "")
+        self._described, self._describing = (0.0, ""), asyncio.Lock()
         self._unwell: str | None = None
         """What is wrong with the engine, as last seen."""
 
@@ -66,12 +66,19 @@ class Service:
         return self.settings.served_name or self.switch.name
 
     async def start(self) -> None:
-        """Load the model. What is asked meanwhile gets 503."""
+        """Load the model. What is asked meanwhile gets 503.
+
+        Raises:
+            Text2SQLError: it cannot be loaded.
+        """
         try:
             await self.switch.start()
         except Text2SQLError as error:
             self.failed = error
             raise
+        except Exception as error:
+            self.failed = ModelError(f"the model could not be loaded ({type(error).__name__}: {error})")
+            raise self.failed from error
         self.started = True
         logger.info("ready", extra={"model": self.model})
 
@@ -192,9 +199,10 @@ class Service:
         where = self.settings.database
         if where is None:
             raise Problem(404, "no_database", "this server has no database; send schema_text")
-        if time.monotonic() > self._described[0]:
-            self._described = (time.monotonic() + _DESCRIBED_SECONDS, await self.guard.describe(where))
-        return self._described[1]
+        async with self._describing:  # questions that come together are answered by one look
+            if time.monotonic() > self._described[0]:
+                self._described = (time.monotonic() + _DESCRIBED_SECONDS, await self.guard.describe(where))
+            return self._described[1]
 
     def count(self, valid: bool, reasons: Sequence[Reason | Fault], repaired: bool, record: Record) -> None:
         """Count what the guard said of an answer."""
