@@ -127,6 +127,20 @@ def test_completion_beyond_repair_leaves_with_its_fault(client: openai.OpenAI):
     assert choice.text2sql["reasons"][0]["code"] == "unknown_column"
 
 
+def test_content_is_logged_where_it_is_asked_for(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "text2sql.serving.service")
+    for wanted in (False, True):
+        caplog.clear()
+        with (
+            running(ScriptedEngine(), served_name="sql-model", log_content=wanted) as server,
+            openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client,
+        ):
+            ask(client, "How many are there?")
+            list(ask(client, "How many are there?", stream=True))
+        found = [line for line in caplog.records if line.message == "content"]
+        assert [(line.question, line.sql) for line in found] == [("How many are there?", COUNT)] * (2 * wanted)
+
+
 def test_stream_is_not_repaired_and_ends_with_the_verdict(client: openai.OpenAI):
     chunks = list(ask(client, "misspelt", stream=True))
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == "SELECT nam FROM singer"

@@ -124,6 +124,7 @@ async def _chunks(
             done = await service.stream(served, service.prompt(served, schema, question), options, tell)
         checked = _as_streamed(await service.guard.check(done.text, schema), done.text)
     service.count(checked.valid, checked.reasons, False, record)
+    service.log_content(question, schema, checked.sql)
     if not started:
         chunk({"role": "assistant", "content": ""})
     refusal = _refusal(checked.reasons)

@@ -141,8 +141,7 @@ class Service:
         response.latency_ms = round((time.perf_counter() - started) * 1000, 1)
         self.count(response.valid, response.reasons, response.repaired, record)
         record.spent(usage)
-        if self.settings.log_content:
-            logger.info("content", extra={"question": question.question, "schema_text": schema, "sql": response.sql})
+        self.log_content(question.question, schema, response.sql)
         return response
 
     async def complete(
@@ -161,6 +160,7 @@ class Service:
         said = dict(zip(answers, found, strict=True))
         for text in texts:
             self.count(said[text].valid, said[text].reasons, said[text].repaired, record)
+            self.log_content(question, schema, said[text].sql)
         return [(said[text], asking.finished(said[text].text)) for text in texts]
 
     async def generate(self, served: Served, prompt: str, options: Options) -> list[Completion]:
@@ -211,6 +211,11 @@ class Service:
             self.metrics.reasons.labels(fault.code).inc()
         record.told["valid"] = record.told.get("valid", 0) + valid
         record.told["repaired"] = record.told.get("repaired", 0) + repaired
+
+    def log_content(self, question: str, schema: str, sql: str) -> None:
+        """The users' data, where the settings allow it."""
+        if self.settings.log_content:
+            logger.info("content", extra={"question": question, "schema_text": schema, "sql": sql})
 
     def _sent(self, served: Served, completions: int) -> None:
         """How many are generated together once these are, before they are: afterwards they would be gone."""
