@@ -18,6 +18,7 @@
     │   ├── RequestError          … this request, ever: too long, or its options make no sense
     │   ├── EngineBusy            … now: its queue is full; carries `retry_after`
     │   ├── EngineTimeout         … in time
+    │   ├── GuardBusy             … now: no process is free to check its answer
     │   └── EngineDead            … at all: it did not start, died or was stopped
     ├── DeploymentError           a model version does not go live; what served before goes on
     │   └── GateRefusal           … because its gate did not pass (exit code 3)
@@ -114,6 +115,10 @@ class EngineBusy(ServingError):
 
     def __reduce__(self) -> tuple[type["EngineBusy"], tuple[str, float]]:
         return type(self), (str(self), self.retry_after)
+
+
+class GuardBusy(ServingError):
+    """No guard process came free in time, which says nothing about the SQL."""
 
 
 class EngineTimeout(ServingError):
