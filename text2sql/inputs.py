@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 def resolve_inputs(settings: Settings) -> Settings:
-    """The settings with `data.path`, `data.benchmark` and `model.name` found, and their checksums filled in.
+    """The settings with the files and folders of `data` and `model` found, and their checksums filled in.
 
     Raises:
         DataError: the data file or the benchmark is missing, unreadable, or not the one that its checksum names.
@@ -56,6 +56,14 @@ def _resolve_data(data: DataSection) -> DataSection:
         path = _data_file(data.path, "data.path", "leave it out to use dataset_name", prepared=True)
         found["path"] = path
         found["sha256"] = _file_checksum(path, "data.path", "data.sha256", data.sha256)
+    if data.databases is not None:
+        folder = _locate(data.databases)
+        if folder is None or not folder.is_dir():
+            raise DataError(f"data.databases = {str(data.databases)!r}: no such folder; correct it, or leave it out")
+        found["databases"] = folder
+        found["databases_sha256"] = _file_checksum(
+            folder, "data.databases", "data.databases_sha256", data.databases_sha256
+        )
     if data.benchmark is not None:
         path = _data_file(data.benchmark, "data.benchmark", "leave it out")
         found["benchmark"] = path

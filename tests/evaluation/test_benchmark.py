@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from text2sql.config import Settings
 from text2sql.errors import DataError
 from text2sql.evaluation.benchmark import Candidates, _unused, benchmark
+from text2sql.evaluation.types import Evaluation
 
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
 GOLDS = ["SELECT name FROM head WHERE age > 30", "SELECT COUNT(*) FROM head", "SELECT name FROM head ORDER BY age"]
@@ -50,6 +53,24 @@ def test_rows_that_are_set_aside_are_told(settings: Settings, rows: Path, tmp_pa
         file.write(json.dumps({"question": "q", "context": CONTEXT, "answer": "SELECT no FROM head, head"}) + "\n")
     benchmark(settings, Candidates(predictions=predictions(tmp_path, *GOLDS)), rows)
     assert "test rows set aside: does_not_run 1" in caplog.text
+
+
+def test_rows_with_databases_are_judged_on_them(settings: Settings, tmp_path: Path):
+    rows = tmp_path / "rows.jsonl"
+    line = {"question": "q", "context": CONTEXT, "answer": GOLDS[0], "database": "heads.sqlite", "source": "ours"}
+    rows.write_text(json.dumps(line) + "\n")
+    with closing(sqlite3.connect(tmp_path / "heads.sqlite")) as writer, writer:
+        writer.execute("CREATE TABLE head (name TEXT, age INTEGER)")
+        writer.executemany("INSERT INTO head VALUES (?, ?)", [("a", 30), ("b", 32)])
+    said = Candidates(predictions=predictions(tmp_path, "SELECT name FROM head WHERE age > 31"))
+    generated, _ = benchmark(settings, said, rows)
+    with_folder = settings.model_copy(update={"data": settings.data.model_copy(update={"databases": tmp_path})})
+    real, _ = benchmark(with_folder, said, rows)
+    assert [found.subject.figures["execution_accuracy"] for found in (generated, real)] == [0.0, 1.0]
+    assert real.rows[0].database == "heads.sqlite"
+    assert real.rows[0].slices["source"] == ("ours",)
+    assert real.rows_digest != generated.rows_digest
+    assert Evaluation.from_json(real.to_json()) == real
 
 
 def test_a_model_is_held_against_others(settings: Settings, rows: Path, tiny_model: Path):

@@ -54,14 +54,17 @@ def evaluate_systems(
         training: rows with prompt and completion that examples are drawn from, for contenders with `few_shot`.
 
     Raises:
-        DataError: there are no rows.
+        DataError: there are no rows, or they name databases and data.databases does not say where these are.
     """
     rows = frozen_rows(rows, settings.evaluation.max_rows, settings.data.seed)
     if not len(rows):
         raise DataError("there are no test rows to judge on; raise data.test_ratio or data.subset_fraction")
+    if settings.data.databases is None and any(rows["database"] if "database" in rows.column_names else ()):
+        raise DataError("the test rows name databases; set data.databases to the folder that these are in")
     answers = dict(_all_answers(rows, contenders, settings, training))
     started = time.perf_counter()
-    judged = score_systems(rows, {name: found.texts for name, found in answers.items()}, settings.evaluation)
+    predictions = {name: found.texts for name, found in answers.items()}
+    judged = score_systems(rows, predictions, settings.evaluation, settings.data.databases)
     judging = time.perf_counter() - started
     logger.info("judged %d answers in %.1f s", len(rows) * len(answers), judging)
     golds, resamples = rows["answer"][:], settings.evaluation.resamples
@@ -91,7 +94,7 @@ def evaluate_systems(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         comparisons=[_compared(subject, other, resamples) for other in others],
         slices=slice_scores(test_rows, systems, resamples),
-        rows_digest=_digest(test_rows),
+        rows_digest=_digest(test_rows, settings.data.databases_sha256),
     )
 
 
@@ -150,22 +153,26 @@ def _compared(system: SystemScores, other: SystemScores, resamples: int) -> Comp
 
 def _test_rows(rows: Dataset, settings: Settings) -> list[TestRow]:
     default_source = str(settings.data.path.name if settings.data.path else settings.data.dataset_name)
-    columns = {name: rows[name][:] for name in rows.column_names}
-    count = len(rows)
-    constructs = columns.get("construct", [""] * count)
-    sources = columns.get("source", [default_source] * count)
-    accepted = columns.get("accepted", [()] * count)
+    defaults = {"accepted": (), "database": "", "construct": "", "source": default_source}
     return [
-        TestRow(question, context, gold, tuple(also or ()), construct, slices_of(gold, source))
-        for question, context, gold, also, construct, source in zip(
-            columns["question"], columns["context"], columns["answer"], accepted, constructs, sources, strict=True
+        TestRow(
+            question=row["question"],
+            context=row["context"],
+            gold=row["answer"],
+            accepted=tuple(row["accepted"] or ()),
+            database=row["database"] or "",
+            construct=row["construct"],
+            slices=slices_of(row["answer"], row["source"]),
         )
+        for row in (defaults | found for found in rows)
     ]
 
 
-def _digest(rows: list[TestRow]) -> str:
-    """Of what is asked and what is right, and nothing that is derived from it."""
+def _digest(rows: list[TestRow], databases: str | None) -> str:
+    """Of what is asked and what is right, the files that decide it included, and nothing that is derived from it."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.question, row.context, row.gold, row.accepted]).encode() + b"\n")
+        told = [row.question, row.context, row.gold, row.accepted]
+        file = [row.database, databases] if row.database else []
+        digest.update(json.dumps([*told, *file]).encode() + b"\n")
     return digest.hexdigest()

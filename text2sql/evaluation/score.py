@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import EvaluationSection
+from text2sql.data.databases import database_files, database_path
 from text2sql.evaluation.cases import ATTEMPTS
 from text2sql.evaluation.faults import find_fault
 from text2sql.evaluation.suite import judge_row
@@ -20,14 +22,21 @@ _JUDGE = "text2sql.evaluation.score:judge_item"
 
 
 def score_systems(
-    rows: Dataset, predictions: Mapping[str, list[str]], evaluation: EvaluationSection
+    rows: Dataset,
+    predictions: Mapping[str, list[str]],
+    evaluation: EvaluationSection,
+    databases: Path | None = None,
 ) -> dict[str, list[RowScore]]:
     """Verdicts by system, parallel to its predictions; the databases of a row are filled once for all systems.
 
-    Rows may also have `database`, a SQLite file to judge on, and `accepted`, a list of more golds.
+    Rows may also have `accepted`, a list of more golds, and `database`, a file or folder below `databases` to judge on.
+
+    Raises:
+        ExecutionError: what a row names is not below `databases`, or is a folder without databases.
     """
     contexts, golds = list(rows["context"]), list(rows["answer"])
-    more = {name: list(rows[name]) for name in ("database", "accepted") if name in rows.column_names}
+    nothing: list[Any] = [None] * len(golds)
+    accepted, named = (rows[name] if name in rows.column_names else nothing for name in ("accepted", "database"))
     for name, texts in predictions.items():
         if len(texts) != len(golds):
             raise ValueError(f"{name or 'predictions'}: {len(texts)} predictions for {len(golds)} rows")
@@ -39,7 +48,8 @@ def score_systems(
             "predictions": [texts[i] for texts in columns],
             "databases": evaluation.databases,
             "timeout": evaluation.query_timeout,
-            **{name: values[i] for name, values in more.items() if values[i]},
+            "accepted": accepted[i] or [],
+            **(_own(databases, named[i]) if databases and named[i] else {}),
         }
         for i in range(len(golds))
     ]
@@ -47,9 +57,15 @@ def score_systems(
     return {name: [row[i] for row in verdicts] for i, name in enumerate(predictions)}
 
 
+def _own(databases: Path, name: str) -> dict[str, Any]:
+    """What the item of a row says that names its database."""
+    path = database_path(databases, name)
+    return {"database": str(path), "databases": len(database_files(path))}
+
+
 def judge_item(item: dict[str, Any]) -> list[dict[str, Any]]:
     """What a worker does with one row."""
-    golds = [item["gold"], *item.get("accepted", ())]
+    golds = [item["gold"], *item["accepted"]]
     return [
         asdict(replace(score, fault=find_fault(prediction, golds, item["context"], score)))
         for prediction, score in zip(item["predictions"], judge_row(**item), strict=True)
@@ -86,7 +102,7 @@ def _seconds(items: list[dict[str, Any]]) -> float:
 
 def _queries(item: dict[str, Any]) -> int:
     """The gold runs twice on each database that is tried; the time of its neighbours is bounded otherwise."""
-    golds = 1 + len(item.get("accepted", ()))
+    golds = 1 + len(item["accepted"])
     return int(golds * item["databases"] * (2 * ATTEMPTS + 2 + len(item["predictions"])))
 
 

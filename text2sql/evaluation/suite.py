@@ -11,8 +11,9 @@ from types import TracebackType
 
 from sqlglot import exp
 
+from text2sql.data.databases import database_files
 from text2sql.errors import ExecutionError, SqlError
-from text2sql.evaluation.cases import Gold, file_case, generated_cases
+from text2sql.evaluation.cases import Gold, file_cases, generated_cases
 from text2sql.evaluation.types import Cell, Difference, ResultSample, RowScore
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import Result, run_query
@@ -31,7 +32,7 @@ class Suite:
     def __init__(
         self, context: str, gold: str, databases: int, timeout: float, database: str | Path | None = None
     ) -> None:
-        """Fill and choose the databases, or open the one that is named; the same for the same arguments.
+        """Fill and choose the databases, or open those that are named; the same for the same arguments.
 
         Raises:
             SqlError: context, gold or the file cannot be used.
@@ -43,7 +44,7 @@ class Suite:
         self._reader = _Reader(gold, self._schema)
         wanted = Gold.of(gold, tree)
         if database:
-            made = file_case(wanted, self._schema, Path(database), timeout)
+            made = file_cases(wanted, self._schema, database_files(Path(database)), timeout)
         else:
             made = generated_cases(wanted, self._schema, context, databases, timeout)
         self.cases, self.vacuous = made.chosen, made.vacuous
@@ -138,7 +139,8 @@ def judge_row(
     none can be judged is vacuous: only a prediction equal to the gold is credited.
 
     Args:
-        database: a SQLite file; its rows are then what answers are compared on, and nothing is generated.
+        database: a SQLite file, or a folder of *.sqlite; answers are then compared on all of these, and nothing is
+            generated.
         accepted: golds that are as right as the first.
     """
     distinct = list(dict.fromkeys(predictions))

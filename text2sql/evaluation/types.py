@@ -24,6 +24,8 @@ class TestRow:
     gold: str
     accepted: tuple[str, ...] = ()
     """More golds that are as right."""
+    database: str = ""
+    """The SQLite file, or folder of such, that it is judged on, below data.databases; "" where they are generated."""
     construct: str = ""
     """The generator's label; "" elsewhere."""
     slices: dict[str, tuple[str, ...]] = field(default_factory=dict)
