@@ -19,7 +19,7 @@ from text2sql.evaluation.answering import Contender
 from text2sql.evaluation.few_shot import Examples
 from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.slices import slice_scores, slices_of
-from text2sql.evaluation.statistics import compare, figures_and_intervals
+from text2sql.evaluation.statistics import RowFigures, compare
 from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss, subject_of
 from text2sql.sql.parse import first_statement
 from text2sql.training.recipe import recipe_of
@@ -68,9 +68,10 @@ def evaluate_systems(
     judging = time.perf_counter() - started
     logger.info("judged %d answers in %.1f s", len(rows) * len(answers), judging)
     golds, resamples = rows["answer"][:], settings.evaluation.resamples
-    systems = []
+    systems, of_rows = [], {}
     for name, found in answers.items():
-        figures, intervals = figures_and_intervals(judged[name], found.texts, golds, found.losses, resamples)
+        of_rows[name] = RowFigures.of(judged[name], found.texts, golds, found.losses)
+        figures, intervals = of_rows[name].summary(resamples)
         systems.append(
             SystemScores(
                 name=name,
@@ -93,7 +94,7 @@ def evaluate_systems(
         model=settings.model.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         comparisons=[_compared(subject, other, resamples) for other in others],
-        slices=slice_scores(test_rows, systems, resamples),
+        slices=slice_scores(test_rows, of_rows, resamples),
         rows_digest=_digest(test_rows, settings.data.databases_sha256),
     )
 
