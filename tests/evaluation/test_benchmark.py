@@ -11,7 +11,7 @@ import pytest
 
 from text2sql.config import Settings
 from text2sql.errors import DataError
-from text2sql.evaluation.benchmark import Candidates, _unused, benchmark
+from text2sql.evaluation.benchmark import Candidates, _local, _unused, benchmark
 from text2sql.evaluation.types import Evaluation
 
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
@@ -41,7 +41,7 @@ def test_a_file_of_predictions_is_judged_and_gated(settings: Settings, rows: Pat
     said = predictions(tmp_path, GOLDS[0], "SELECT COUNT(age) FROM head", GOLDS[2])
     evaluation, verdict = benchmark(settings, Candidates(predictions=said), rows)
     assert [system.name for system in evaluation.systems] == ["model"]
-    assert evaluation.model == str(said)
+    assert (evaluation.model, evaluation.subject.source) == ("answers.json", "answers.json")
     assert evaluation.subject.figures["exact_match"] == pytest.approx(2 / 3)
     assert {row.slices["source"] for row in evaluation.rows} == {("rows.jsonl",)}
     assert [rule.name for rule in verdict.rules] == ["execution_accuracy.min", "max_vacuous", "beats_champion"]
@@ -79,6 +79,57 @@ def test_a_model_is_held_against_others(settings: Settings, rows: Path, tiny_mod
     evaluation, _ = benchmark(short, both, rows)
     assert [system.name for system in evaluation.systems] == ["model", tiny_model.name]
     assert evaluation.comparisons[0].p_value == 1.0
+
+
+def test_predictions_are_judged_as_they_stand(settings: Settings, rows: Path, tmp_path: Path):
+    said = predictions(tmp_path, f"{GOLDS[0]};", f"{GOLDS[1]}; DROP TABLE head", f"{GOLDS[2]}\n\nThat sorts them.")
+    subject = benchmark(settings, Candidates(predictions=said), rows)[0].subject
+    assert [row.executed for row in subject.rows] == [True, False, False]
+    assert "one statement" in subject.rows[1].error
+
+
+def test_a_base_is_judged_with_both_prompts_and_has_to_be_beaten(
+    settings: Settings, rows: Path, tiny_model: Path, tmp_path: Path, caplog
+):
+    settings = settings.model_copy(
+        update={
+            "evaluation": settings.evaluation.model_copy(update={"max_new_tokens": 4, "few_shot": 1}),
+            "data": settings.data.model_copy(
+                update={"split": "random", "train_ratio": 0.4, "val_ratio": 0.2, "test_ratio": 0.4}
+            ),
+        }
+    )
+    five = tmp_path / "five.jsonl"
+    five.write_text(
+        "".join(
+            line.replace('": "q', f'": "{n} q') for n in range(2) for line in rows.read_text().splitlines(keepends=True)
+        )
+    )
+    frozen = settings.model_copy(
+        update={"data": settings.data.model_copy(update={"path": five, "subset_fraction": 1.0})}
+    )
+    said = predictions(tmp_path, "SELECT 1", "SELECT 1")
+    evaluation, verdict = benchmark(frozen, Candidates(predictions=said, base=str(tiny_model)), None)
+    assert [system.name for system in evaluation.systems] == ["model", "base", "base_few_shot"]
+    assert {"beats_base", "beats_base_few_shot"} <= {rule.name for rule in verdict.rules}
+    assert not caplog.text
+    evaluation, _ = benchmark(
+        settings, Candidates(predictions=predictions(tmp_path, *GOLDS), base=str(tiny_model)), rows
+    )
+    assert [system.name for system in evaluation.systems] == ["model", "base"]
+    assert "no training rows to draw examples from" in caplog.text
+
+
+def test_the_configured_revision_is_that_of_the_configured_model(settings: Settings, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "text2sql.evaluation.benchmark.local_model", lambda name, *_, **options: asked.setdefault(name, options)
+    )
+    model = settings.model.model_copy(update={"name": "owner/model", "revision": "abc", "chat_template": True})
+    for name in ("owner/model", "owner/other"):
+        _local(name, settings, model)
+    assert [options["revision"] for options in asked.values()] == ["abc", None]
+    assert all(options["chat_template"] for options in asked.values())
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from text2sql.evaluation.slices import slice_scores, slices_of
 from text2sql.evaluation.statistics import RowFigures, compare
 from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss, subject_of
 from text2sql.sql.parse import first_statement
-from text2sql.training.recipe import recipe_of
+from text2sql.training.recipe import public_name, recipe_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -91,7 +91,7 @@ def evaluate_systems(
     return Evaluation(
         rows=test_rows,
         systems=systems,
-        model=settings.model.name,
+        model=public_name(settings.model.name),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         comparisons=[_compared(subject, other, resamples) for other in others],
         slices=slice_scores(test_rows, of_rows, resamples),
@@ -105,8 +105,7 @@ def plain_figures(rows: Dataset, contender: Contender, settings: Settings) -> di
         return None
     plain = rows.remove_columns(["context", "prompt"])
     plain = plain.rename_columns({"plain_context": "context", "plain_prompt": "prompt"})
-    once = replace(contender, few_shot=False)
-    return evaluate_systems(plain, {"tuned": once}, settings).system("tuned").figures
+    return evaluate_systems(plain, {"tuned": contender}, settings).system("tuned").figures
 
 
 def frozen_rows(rows: Dataset, max_rows: int | None, seed: int) -> Dataset:
@@ -136,7 +135,9 @@ def _all_answers(
                 tries[name + FEW_SHOT] = examples.before(rows, chat)
             for label, prompted in tries.items():
                 logger.info("%s: answering %d questions", label, len(rows))
-                texts = [first_statement(text) for text in answerer.answers(prompted["prompt"][:])]
+                texts = answerer.answers(prompted["prompt"][:])
+                if not contender.verbatim:
+                    texts = list(map(first_statement, texts))
                 losses = answerer.losses(prompted)
                 seconds = time.perf_counter() - started
                 started = time.perf_counter()

@@ -103,7 +103,7 @@ class SystemScores:
     rows: list[RowScore]
     """Parallel to `predictions`."""
     seconds: float
-    """Loading, answering and judging."""
+    """Loading and answering, 0 where the answers were there already, and an equal share of the judging."""
     intervals: dict[str, Interval] = field(default_factory=dict)
     """95% intervals of the figures, by the same keys."""
     losses: list[TokenLoss] | None = None
