@@ -136,6 +136,22 @@ def test_an_answer_that_kills_the_judge_costs_no_other_system_its_row(monkeypatc
     assert scores["base"][1].error == "judging failed: the worker process died"
 
 
+def judge_or_die_of_the_gold(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """In a worker: a gold that gets past every limit."""
+    if item["gold"] == GOLDS[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return judge_item(item)
+
+
+def test_a_gold_that_kills_the_judge_makes_its_row_vacuous(monkeypatch):
+    monkeypatch.setattr("text2sql.evaluation.score._JUDGE", f"{__name__}:judge_or_die_of_the_gold")
+    scores = score_systems(ROWS, {"base": ["?"] * 4, "tuned": GOLDS}, FAST)
+    assert [row.executed for row in scores["tuned"]] == [True, False, True, True]
+    for row in (scores["base"][1], scores["tuned"][1]):
+        assert row.vacuous
+        assert row.error == "gold not judged: it ends the process that runs it"
+
+
 def test_the_time_of_a_row_grows_with_its_databases():
     few = {"databases": 2, "timeout": 3.0, "predictions": ["a", "b"], "accepted": []}
     more = 3.0 * 2 * (2 * ATTEMPTS + 2 + 2)

@@ -24,7 +24,7 @@ from text2sql.sql.database import build_database
 from text2sql.sql.execute import run_query
 from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, leading_word, parse
 from text2sql.sql.schema import MAX_CONTEXT_CHARS, parse_schema
-from text2sql.sql.workers import map_rows
+from text2sql.sql.workers import Failure, map_rows
 
 _MAX_CHARS = {"question": 20_000, "context": MAX_CONTEXT_CHARS, "answer": MAX_QUERY_CHARS}
 
@@ -93,9 +93,8 @@ class _Items(Sequence[dict[str, Any]]):
         return self._settings | dict(zip(self._rows.columns, self._rows[index], strict=True))
 
 
-def _failed(_item: Any, reason: str) -> dict[str, str]:
-    slug = "timeout" if reason.startswith("took") else "does_not_run"
-    return {"reason": slug, "detail": f"checking it failed: {reason}"}
+def _failed(_item: Any, failure: Failure) -> dict[str, str]:
+    return {"reason": "timeout" if failure.late else "does_not_run", "detail": f"checking it failed: {failure.words}"}
 
 
 def check_item(item: dict[str, Any]) -> dict[str, Any] | None:

@@ -13,11 +13,14 @@ from text2sql.evaluation.cases import ATTEMPTS
 from text2sql.evaluation.faults import find_fault
 from text2sql.evaluation.suite import judge_row
 from text2sql.evaluation.types import Difference, ResultSample, RowScore
-from text2sql.sql.workers import map_rows
+from text2sql.sql.workers import Failure, map_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_WITHOUT_GOLD = RowScore(
+    False, False, False, vacuous=True, error="gold not judged: it ends the process that runs it", fault="other"
+)
 _JUDGE = "text2sql.evaluation.score:judge_item"
 
 
@@ -73,12 +76,20 @@ def judge_item(item: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _verdicts(items: list[dict[str, Any]]) -> list[list[RowScore]]:
-    """By row and prediction. Where a row kills its worker, each of its predictions is tried again by itself."""
+    """By row and prediction. Where a row kills its worker, its gold and each of its predictions are tried alone.
+
+    A gold that does so without any prediction makes its row vacuous, as one that does not run.
+    """
     answers = map_rows(_JUDGE, items, _seconds(items), _not_judged)
     failed = [i for i, answer in enumerate(answers) if answer is None]
-    alone = [{**items[i], "predictions": [text]} for i in failed for text in items[i]["predictions"]]
+    golds = map_rows(_JUDGE, [{**items[i], "predictions": []} for i in failed], _seconds(items), _not_judged)
+    for i, gold in zip(failed, golds, strict=True):
+        if gold is None:
+            answers[i] = [asdict(_WITHOUT_GOLD) for _ in items[i]["predictions"]]
+    blamed = [i for i, gold in zip(failed, golds, strict=True) if gold is not None]
+    alone = [{**items[i], "predictions": [text]} for i in blamed for text in items[i]["predictions"]]
     again = iter(map_rows(_JUDGE, alone, _seconds(alone), _not_credited))
-    for i in failed:
+    for i in blamed:
         answers[i] = [next(again)[0] for _ in items[i]["predictions"]]
     return [[_row_score(score) for score in answer] for answer in answers]
 
@@ -106,10 +117,10 @@ def _queries(item: dict[str, Any]) -> int:
     return int(golds * item["databases"] * (2 * ATTEMPTS + 2 + len(item["predictions"])))
 
 
-def _not_judged(_item: dict[str, Any], _reason: str) -> None:
-    """Nothing yet: which of the row's predictions is to blame is not known."""
+def _not_judged(_item: dict[str, Any], _failure: Failure) -> None:
+    """Nothing yet: whether the gold or which of the row's predictions is to blame is not known."""
 
 
-def _not_credited(_item: dict[str, Any], reason: str) -> list[dict[str, Any]]:
-    score = RowScore(False, False, False, False, f"judging failed: {reason}")
-    return [asdict(replace(score, fault="timeout" if "took" in reason or "deadline" in reason else "too_large"))]
+def _not_credited(_item: dict[str, Any], failure: Failure) -> list[dict[str, Any]]:
+    score = RowScore(False, False, False, False, f"judging failed: {failure.words}")
+    return [asdict(replace(score, fault="timeout" if failure.late else "too_large"))]

@@ -72,7 +72,8 @@ def slice_scores(rows: Sequence[TestRow], systems: Mapping[str, RowFigures], res
     for dimension, value in sorted(members, key=place):
         places = members[dimension, value]
         found = {name: of_rows.at(places).summary(resamples) for name, of_rows in systems.items()}
-        figures, intervals = ({name: both[i] for name, both in found.items()} for i in (0, 1))
+        figures = {name: figures for name, (figures, _) in found.items()}
+        intervals = {name: ends for name, (_, ends) in found.items()}
         scores.append(SliceScores(dimension, value, len(places), figures, intervals))
     return scores
 
