@@ -17,8 +17,7 @@ from text2sql.evaluation.cases import Gold, file_cases, generated_cases
 from text2sql.evaluation.types import Cell, Difference, ResultSample, RowScore
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import Result, run_query
-from text2sql.sql.hints import column_names, is_quoted_text
-from text2sql.sql.names import adheres_to, invented_names, stands_for_a_column
+from text2sql.sql.names import Invented, adheres_to, invented_names
 from text2sql.sql.normalise import canonical
 from text2sql.sql.parse import assert_read_only, parse
 from text2sql.sql.schema import Schema, parse_schema
@@ -62,8 +61,9 @@ class Suite:
         try:
             tree = parse(prediction)
             assert_read_only(tree)
-            adheres = not invented_names(tree, self._schema)
-            _refuse_quoted_columns(tree, self._schema)
+            invented = invented_names(tree, self._schema)
+            adheres = not invented
+            _refuse_misread(invented)
             difference = self.difference(prediction)
         except SqlError as error:
             bare = self._reader.reads_alike(prediction, values=False)
@@ -205,15 +205,12 @@ def _cell(value: object) -> Cell:
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
 
 
-def _refuse_quoted_columns(tree: exp.Expr, schema: Schema) -> None:
+def _refuse_misread(invented: list[Invented]) -> None:
     """A misspelt column in double quotes is an error, though SQLite reads it as a string.
-
-    Text in double quotes is let pass where strings belong: opposite a column, or among several arguments.
 
     Raises:
         ExecutionError: naming the text.
     """
-    names = column_names(tree, schema)
-    for column in tree.find_all(exp.Column):
-        if is_quoted_text(column, names) and stands_for_a_column(column, names):
-            raise ExecutionError(f"no such column: {column.name}")
+    for name in invented:
+        if name.is_read_as_text:
+            raise ExecutionError(f"no such column: {name.name}")

@@ -8,7 +8,7 @@ from text2sql.errors import SqlError
 from text2sql.serving.answering import Answer
 from text2sql.serving.messages import Candidate, Fault, GenerateResponse, Result, Usage
 from text2sql.serving.problems import Problem
-from text2sql.sql.guard import Reason
+from text2sql.sql.objections import Reason
 from text2sql.sql.render import dialect_named, render_sql
 from text2sql.sql.schema import parse_schema
 
