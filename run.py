@@ -101,6 +101,7 @@ def run(
     dry_run: bool,
 ) -> int:
     """Run, show the outcome, and return the exit code."""
+    from pipelines import PIPELINES
     from text2sql.config_file import load_settings
     from text2sql.inputs import check_reachable, resolve_inputs
     from text2sql.results import check_writable
@@ -108,10 +109,9 @@ def run(
     started = time.monotonic()
     settings = load_settings(config, overrides)
     if pipeline != "deploy":  # which needs nothing but what the version's own run has left
-        settings = resolve_inputs(settings)
+        settings = resolve_inputs(settings, rows=not PIPELINES[pipeline].of_version)
         check_writable(settings.output_dir)
 
-    from pipelines import PIPELINES
     from pipelines.outcome import show, show_plan, write_results
     from pipelines.stacks import default_place, find_place, zenml_has_run
 
@@ -135,7 +135,7 @@ def run(
         show_deployment(finished, settings)
         return 0
     outcome = write_results(finished, settings)
-    show(outcome, finished, settings)
+    show(outcome, finished)
     print(f"{time.monotonic() - started:.0f} s in all", file=sys.stderr)
     return 0 if outcome.verdict.passed else GATE_FAILED
 

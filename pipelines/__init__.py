@@ -15,6 +15,8 @@ class Entry:
     summary: str
     of_version: bool = False
     """Whether it is about a model version that is there already, rather than making one."""
+    reads: tuple[str, ...] = ()
+    """Artifacts that such a version must have."""
     gated: bool = False
     """Whether that is, unless it is named, the newest whose gate passed."""
 
@@ -32,6 +34,14 @@ PIPELINES = {
         ("find_champion", "evaluate", "promote"),
         "a trained model version, judged again on its own frozen test rows",
         of_version=True,
+        reads=(
+            "merged_model",
+            "splits",
+            "training_history",
+            "validation_report",
+            "token_report",
+            "contamination_report",
+        ),
     ),
     "deploy": Entry(
         "pipelines.deploy",
@@ -39,6 +49,7 @@ PIPELINES = {
         ("deploy",),
         "a model version whose gate passed, checked and taken live",
         of_version=True,
+        reads=("merged_model", "splits"),
         gated=True,
     ),
 }

@@ -55,7 +55,7 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_v
     entry = PIPELINES[pipeline]
     with active(place), _sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
         definition = getattr(importlib.import_module(entry.module), entry.function)
-        version = find_version(settings.name, model_version, entry.gated) if entry.of_version else None
+        version = find_version(settings.name, model_version, entry.reads, entry.gated) if entry.of_version else None
         try:
             run = _configured(definition, entry.steps, settings, place, cache, version)(settings)
         except Exception as error:

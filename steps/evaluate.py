@@ -45,6 +45,11 @@ def evaluate(
     return evaluation
 
 
+def of_evaluation(settings: Settings) -> Settings:
+    """What the step depends on: how many examples the report shows is not part of it."""
+    return settings.keep("model", "data", "evaluation", reset=("evaluation.report_examples",))
+
+
 def _fetched(artifact: str) -> ModelFolder:
     """The champion's folder, from the local cache or the artifact store."""
     from zenml.client import Client

@@ -20,14 +20,17 @@ PROJECT = Path(__file__).parents[1]
 """Shipped configs name shipped files relative to it, so that they work from any folder."""
 
 
-def resolve_inputs(settings: Settings) -> Settings:
-    """The settings with `data.path`, `data.benchmark` and `model.name` found, and their checksums filled in.
+def resolve_inputs(settings: Settings, rows: bool = True) -> Settings:
+    """The settings with the files and folders of `data` and `model` found, and their checksums filled in.
+
+    Args:
+        rows: whether rows will be read; without, data.path and data.benchmark are left as they are.
 
     Raises:
         DataError: the data file or the benchmark is missing, unreadable, or not the one that its checksum names.
         ModelError: likewise for a local model folder.
     """
-    data, model = _resolve_data(settings.data), _resolve_model(settings.model)
+    data, model = _resolve_data(settings.data, rows), _resolve_model(settings.model)
     return settings.model_copy(update={"data": data, "model": model})
 
 
@@ -50,13 +53,21 @@ def _locate(path: Path) -> Path | None:
     return None
 
 
-def _resolve_data(data: DataSection) -> DataSection:
+def _resolve_data(data: DataSection, rows: bool) -> DataSection:
     found: dict[str, object] = {}
-    if data.path is not None:
+    if rows and data.path is not None:
         path = _data_file(data.path, "data.path", "leave it out to use dataset_name", prepared=True)
         found["path"] = path
         found["sha256"] = _file_checksum(path, "data.path", "data.sha256", data.sha256)
-    if data.benchmark is not None:
+    if data.databases is not None:
+        folder = _locate(data.databases)
+        if folder is None or not folder.is_dir():
+            raise DataError(f"data.databases = {str(data.databases)!r}: no such folder; correct it, or leave it out")
+        found["databases"] = folder
+        found["databases_sha256"] = _file_checksum(
+            folder, "data.databases", "data.databases_sha256", data.databases_sha256
+        )
+    if rows and data.benchmark is not None:
         path = _data_file(data.benchmark, "data.benchmark", "leave it out")
         found["benchmark"] = path
         found["benchmark_sha256"] = _file_checksum(

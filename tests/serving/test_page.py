@@ -24,7 +24,7 @@ from text2sql.serving.cells import to_csv
 from text2sql.serving.engine import Chunk, Options
 from text2sql.serving.messages import MAX_CANDIDATES, MAX_QUESTION_CHARS
 from text2sql.serving.operations import PAGE
-from text2sql.sql.guard import Code
+from text2sql.sql.objections import Code
 from text2sql.sql.render import DIALECTS
 
 if TYPE_CHECKING:

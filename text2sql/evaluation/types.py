@@ -24,6 +24,8 @@ class TestRow:
     gold: str
     accepted: tuple[str, ...] = ()
     """More golds that are as right."""
+    database: str = ""
+    """The SQLite file, or folder of such, that it is judged on, below data.databases; "" where they are generated."""
     construct: str = ""
     """The generator's label; "" elsewhere."""
     slices: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -101,7 +103,7 @@ class SystemScores:
     rows: list[RowScore]
     """Parallel to `predictions`."""
     seconds: float
-    """Loading, answering and judging."""
+    """Loading and answering, 0 where the answers were there already, and an equal share of the judging."""
     intervals: dict[str, Interval] = field(default_factory=dict)
     """95% intervals of the figures, by the same keys."""
     losses: list[TokenLoss] | None = None

@@ -13,7 +13,9 @@ from typing import Any
 from text2sql.data.prompt import render_prompt
 from text2sql.errors import QueryTimeoutError, SqlError
 from text2sql.serving.cells import Cells
-from text2sql.sql.guard import Checked, Reason, one_line, reason
+from text2sql.sql.guard import Checked
+from text2sql.sql.objections import Reason, reason
+from text2sql.sql.parse import one_line
 
 Ask = Callable[[str, int], Awaitable[Sequence[str]]]
 """A prompt and a number of candidates → their texts, best first."""

@@ -18,7 +18,8 @@ from typing import Any, Self
 from text2sql.errors import DatabaseError, ExecutionError, GuardBusy, QueryTimeoutError, SqlError, UnsafeSqlError
 from text2sql.serving.cells import Cells
 from text2sql.serving.databases import Limits, Source, open_source
-from text2sql.sql.guard import Checked, Guard, reason
+from text2sql.sql.guard import Checked, Guard
+from text2sql.sql.objections import reason
 from text2sql.sql.parse import MAX_QUERY_CHARS, first_statement
 from text2sql.sql.schema import MAX_CONTEXT_CHARS
 from text2sql.sql.workers import how_it_died, worker_command

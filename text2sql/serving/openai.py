@@ -31,7 +31,8 @@ from text2sql.serving.observe import Record
 from text2sql.serving.problems import ASKING, Problem, documented
 from text2sql.serving.service import Service, tokens_allowed
 from text2sql.serving.streams import EVENTS, Send, event, event_stream, unless_gone
-from text2sql.sql.guard import Checked, Reason, reason
+from text2sql.sql.guard import Checked
+from text2sql.sql.objections import Reason, reason
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from text2sql.errors import SqlError
 from text2sql.serving.answering import Answer
 from text2sql.serving.messages import Candidate, Fault, GenerateResponse, Result, Usage
-from text2sql.sql.guard import Reason
+from text2sql.sql.objections import Reason
 from text2sql.sql.render import render_sql
 from text2sql.sql.schema import parse_schema
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from text2sql.errors import DatabaseError, DataError, ExecutionError
 from text2sql.sql.describe import schema_of_csv, schema_text
-from text2sql.sql.guard import one_line
+from text2sql.sql.parse import one_line
 from text2sql.sql.schema import parse_schema
 
 if TYPE_CHECKING:

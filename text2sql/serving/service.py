@@ -25,7 +25,7 @@ from text2sql.serving.observe import Record
 from text2sql.serving.problems import Problem
 from text2sql.serving.replies import to_response
 from text2sql.serving.switch import EngineSwitch, Served
-from text2sql.sql.guard import Reason
+from text2sql.sql.objections import Reason
 from text2sql.sql.render import dialect_named
 
 if TYPE_CHECKING:
