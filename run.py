@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from text2sql.errors import GATE_FAILED
+
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "tiny.yaml"
-GATE_FAILED = 3
 QUIET = {
     "ZENML_LOGGING_VERBOSITY": "WARN",
     "ZENML_ANALYTICS_OPT_IN": "false",

@@ -41,7 +41,7 @@ def evaluate(
     announce("evaluate", f"{', '.join(contenders)} on {splits['test'].num_rows:,} test rows")
     evaluation = evaluate_systems(splits["test"], contenders, settings, splits["train"])
     evaluation = replace(evaluation, plain_schemas=plain_figures(splits["test"], contenders["tuned"], settings))
-    record({f"{s.name}_{name}": value for s in evaluation.systems for name, value in s.figures.items()})
+    record(evaluation.figures())
     return evaluation
 
 

@@ -28,6 +28,9 @@
 A message says what is wrong, shows the value, and gives the remedy.
 """
 
+GATE_FAILED = 3
+"""What a command ends with that has done its work, and whose gate did not pass."""
+
 
 class Text2SQLError(Exception):
     """Base of all errors a user can act on; `exit_code` is what the command line ends with."""
@@ -136,7 +139,7 @@ class DeploymentError(Text2SQLError):
 class GateRefusal(DeploymentError):
     """The model version's gate did not pass."""
 
-    exit_code = 3
+    exit_code = GATE_FAILED
 
 
 class StackError(Text2SQLError):

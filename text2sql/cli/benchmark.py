@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from text2sql.cli.options import DEFAULT_CONFIG, Config, Overrides, guarded, settings_of
-
-GATE_FAILED = 3
+from text2sql.errors import GATE_FAILED
 
 
 class Mode(StrEnum):
