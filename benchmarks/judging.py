@@ -45,14 +45,14 @@ def make_items(rows: list[dict[str, str]], systems: int, databases: int) -> list
             wrong[(number + i) % len(wrong)] if (number + i) % 2 and wrong else row["answer"] for i in range(systems)
         ]
         items.append({"context": row["context"], "gold": row["answer"], "predictions": said,
-                      "databases": databases, "timeout": 5.0})  # fmt: skip
+                      "databases": databases, "timeout": 5.0, "accepted": []})  # fmt: skip
     return items
 
 
 def ours(items: list[dict[str, object]], processes: int) -> tuple[float, float, list[bool]]:
     """Seconds, those that the workers had a CPU, and the verdicts."""
     start, before = time.perf_counter(), _children_seconds()
-    answers = map_rows(JUDGE, items, 120.0, lambda _, reason: [{"executed": reason}], processes)
+    answers = map_rows(JUDGE, items, 120.0, lambda _, failure: [{"executed": failure.words}], processes)
     seconds = time.perf_counter() - start
     return seconds, _children_seconds() - before, [score["executed"] for answer in answers for score in answer]
 
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--data", type=Path, help="JSON lines with context and answer; generated rows when left out")
     parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--show", type=int, default=0, help="print this many pairs on which the verdicts differ")
     arguments = parser.parse_args()
     rows = read_rows(arguments.data, -(-arguments.pairs // arguments.systems), arguments.seed)
     items = make_items(rows, arguments.systems, arguments.databases)
@@ -137,8 +138,12 @@ def main() -> None:
     print(f"{'judging alone on made databases, ours':<46}{judging:>8.1f} s{pairs / judging:>9.0f} pairs/s")
     print(f"{'judging alone on ready files, peer':<46}{theirs:>8.1f} s{pairs / theirs:>9.0f} pairs/s"
           f"   ours / peer {theirs / judging:.1f}")  # fmt: skip
-    same = sum(a == b for a, b in zip(verdicts, other, strict=True))
-    print(f"verdicts equal to the peer's: {same} of {pairs}; the same with 1 process: {verdicts == repeated}")
+    asked = [(item["gold"], text) for item in items for text in list(item["predictions"])]  # type: ignore[call-overload]
+    differing = [pair for pair, a, b in zip(asked, verdicts, other, strict=True) if a != b]
+    print(f"verdicts equal to the peer's: {pairs - len(differing)} of {pairs}; "
+          f"the same with 1 process: {verdicts == repeated}")  # fmt: skip
+    for gold, said in differing[: arguments.show]:
+        print(f"    gold {gold}\n    said {said}")
 
 
 if __name__ == "__main__":

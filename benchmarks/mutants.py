@@ -299,7 +299,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = read_rows(arguments.data, arguments.rows, arguments.seed)
     items = [{"gold": r["answer"], "context": r["context"], "databases": arguments.databases} for r in rows]
-    answers = map_rows("benchmarks.mutants:judge_mutants", items, 120.0, lambda _, reason: {"skipped": reason})
+    answers = map_rows("benchmarks.mutants:judge_mutants", items, 120.0, lambda _, failure: {"skipped": failure.words})
     judged = [answer for answer in answers if "skipped" not in answer]
     lines = [line for answer in judged for line in answer["mutants"]]
     vacuous = [answer["gold"] for answer in judged if answer["vacuous"]]

@@ -15,6 +15,8 @@ class Entry:
     summary: str
     of_version: bool = False
     """Whether it is about a model version that is there already, rather than making one."""
+    reads: tuple[str, ...] = ()
+    """Artifacts that such a version must have."""
     gated: bool = False
     """Whether that is, unless it is named, the newest whose gate passed."""
 
@@ -49,6 +51,14 @@ PIPELINES = {
         ("find_champion", "evaluate", "promote"),
         "a trained model version, judged again on its own frozen test rows",
         of_version=True,
+        reads=(
+            "merged_model",
+            "splits",
+            "training_history",
+            "validation_report",
+            "token_report",
+            "contamination_report",
+        ),
     ),
     "deploy": Entry(
         "pipelines.deploy",
@@ -56,6 +66,7 @@ PIPELINES = {
         ("deploy",),
         "a model version whose gate passed, checked and taken live",
         of_version=True,
+        reads=("merged_model", "splits"),
         gated=True,
     ),
 }
@@ -65,10 +76,6 @@ ACTIONS = ("status", "stop")
 
 STACK_ACTIONS = ("register-stack", "schedules")
 """… about stacks and what is scheduled on them (pipelines.manage)."""
-
-GATE_FAILED = 3
-"""Exit code of a run whose model did not pass its gate."""
-
 
 @dataclass(frozen=True)
 class Given:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pipelines import GATE_FAILED
 from pipelines.launch import Finished, launch
+from text2sql.errors import GATE_FAILED
 
 if TYPE_CHECKING:
     from stacks.place import Place
@@ -41,7 +41,7 @@ def _tell(finished: Finished, settings: Settings) -> int:
     from pipelines.outcome import show, write_results
 
     outcome = write_results(finished, settings)
-    show(outcome, finished, settings)
+    show(outcome, finished)
     figures: Any = finished.load("deploy_better", "outcome").figures
     if figures["deployed"]:
         _print(f"{finished.model_version} is live at {figures['address']}")

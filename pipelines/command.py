@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines import GATE_FAILED, PIPELINES
+from pipelines import PIPELINES
+from text2sql.errors import GATE_FAILED
 
 if TYPE_CHECKING:
     from stacks.place import Place
@@ -66,7 +67,7 @@ def _inputs(request: Request, settings: Settings) -> Settings:
         return settings
     stack = request.stack
     elsewhere = stack is not None and has_file(stack) and read_stack(stack).is_remote
-    settings = resolve_inputs(settings, elsewhere)
+    settings = resolve_inputs(settings, not PIPELINES[request.pipeline].of_version, elsewhere)
     check_writable(settings.output_dir)
     return settings
 
@@ -97,11 +98,11 @@ def _run(request: Request, settings: Settings, place: Place) -> int:
     if request.pipeline == "deploy":
         from pipelines.live import show_deployment
 
-        show_deployment(finished)
+        show_deployment(finished, settings)
         return 0
     from pipelines.outcome import show, write_results
 
     outcome = write_results(finished, settings)
-    show(outcome, finished, settings)
+    show(outcome, finished)
     print(f"{time.monotonic() - started:.0f} s in all", file=sys.stderr)  # noqa: T201
     return 0 if outcome.verdict.passed else GATE_FAILED

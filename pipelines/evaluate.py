@@ -2,7 +2,7 @@
 
 from zenml import get_pipeline_context, pipeline
 
-from steps.evaluate import evaluate
+from steps.evaluate import evaluate, of_evaluation
 from steps.find_champion import find_champion
 from steps.promote import promote
 from text2sql.config import Settings
@@ -17,6 +17,6 @@ def evaluate_again(settings: Settings) -> None:
         version.get_artifact("merged_model"),
         version.get_artifact("splits"),
         champion,
-        settings.keep("model", "data", "evaluation"),
+        of_evaluation(settings),
     )
     promote(evaluation, settings.keep("name", "gate"))

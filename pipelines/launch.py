@@ -56,7 +56,7 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_v
     """
     entry = PIPELINES[pipeline]
     with active(place):
-        version = find_version(settings.name, model_version, entry.gated) if entry.of_version else None
+        version = find_version(settings.name, model_version, entry.reads, entry.gated) if entry.of_version else None
         run = _start(pipeline, settings, place, cache=cache, version=version)
     if run is None or not run.status.is_finished:
         raise TrainingError(f"stack {place.stack} runs {pipeline} without waiting for it; see its ZenML dashboard")

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 NOT_WELL = 1
 EXAMPLE = (
-    '{"question": "How many singers are older than 30?", "schema_text": "CREATE TABLE singer (name TEXT, age INTEGER)"}'
+    '{"question": "What is the average age of singers whose country is France?", '
+    '"schema_text": "CREATE TABLE singer (name TEXT, country TEXT, age INTEGER)"}'
 )
+"""One that the embedded default answers right; the README shows the answer."""
 
 
 def act(what: str, config: Path, overrides: list[str]) -> int:
@@ -66,13 +68,19 @@ def _lines(label: str, serving: Serving) -> list[str]:
     ]
 
 
-def show_deployment(finished: Finished) -> None:
+def curl(address: str, keys: bool) -> str:
+    """A line to paste."""
+    key = ' -H "Authorization: Bearer $OPENAI_API_KEY"' if keys else ""
+    return f"curl {address}/generate{key} -H 'Content-Type: application/json' -d '{EXAMPLE}'"
+
+
+def show_deployment(finished: Finished, settings: Settings) -> None:
     """Where it is live, and how to ask it."""
     card = finished.load("deploy", "deployment")
     _print(f"{card.name} version {card.version} is live at {card.address} ({card.verdict})")
     if card.compared is not None:
         _print(f"It gives {card.agreement:.1%} of {card.compared} answers as the evaluated model did.")
-    _print(f"Ask it: curl {card.address}/generate -H 'Content-Type: application/json' -d '{EXAMPLE}'")
+    _print(f"Ask it: {curl(card.address, settings.deploy.api_keys is not None)}")
     _print(f"Or open {card.address}/ for the page, and {card.address}/docs for the API.")
 
 

@@ -18,6 +18,7 @@ from text2sql.evaluation.types import Evaluation
 class Outcome:
     """What a pipeline leaves: where its results lie, its figures, its verdict."""
 
+    folder: Path
     written: list[Path]
     evaluation: Evaluation
     verdict: Verdict
@@ -25,6 +26,9 @@ class Outcome:
 
 def write_results(finished: Finished, settings: Settings) -> Outcome:
     """Export the run's artifacts, whether its steps ran or came from the cache.
+
+    What is found of a version that another run trained goes to a folder of its own: settings.output_dir may hold the
+    model of a third.
 
     Raises:
         OutputError: settings.output_dir cannot be written; it is then as it was.
@@ -48,14 +52,16 @@ def write_results(finished: Finished, settings: Settings) -> Outcome:
         "report.html": report,
         "summary.md": summary_markdown(evaluation, verdict),
     }
-    folders = {}
-    if "finetune" in finished.steps:
+    folder, folders = settings.output_dir, {}
+    if "finetune" not in finished.steps:
+        folder /= f"version-{finished.run.model_version.number}"
+    else:
         folders = {
             "adapter": finished.load("finetune", "adapter").path,
             "merged_model": finished.load("merge", "merged_model").path,
         }
         texts["merged_model/README.md"] = _card(finished, evaluation, verdict, settings)
-    return Outcome(export(settings.output_dir, folders, texts), evaluation, verdict)
+    return Outcome(folder, export(folder, folders, texts), evaluation, verdict)
 
 
 def _card(finished: Finished, evaluation: Evaluation, verdict: Verdict, settings: Settings) -> str:
@@ -100,7 +106,7 @@ def _plain(evaluation: Evaluation) -> dict[str, Any]:
     return {"Tuned model on schemas without distractors": known}
 
 
-def show(outcome: Outcome, finished: Finished, settings: Settings) -> None:
+def show(outcome: Outcome, finished: Finished) -> None:
     """Figures and verdict to stdout; how the steps came about to stderr."""
     from rich.console import Console
     from rich.markup import escape
@@ -118,9 +124,7 @@ def show(outcome: Outcome, finished: Finished, settings: Settings) -> None:
     console.print("Results:")
     for path in outcome.written:
         console.print(f"  {escape(str(path))}{'/' if path.is_dir() else ''}")
-    console.print(
-        f"Next: open {escape(str(settings.output_dir / 'report.html'))}, or `zenml login --local` for the runs."
-    )
+    console.print(f"Next: open {escape(str(outcome.folder / 'report.html'))}, or `zenml login --local` for the runs.")
 
 
 def _comparison(evaluation: Evaluation) -> Any:

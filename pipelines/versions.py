@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from text2sql.errors import GateRefusal, ModelError
 
 
-def find_version(name: str, wanted: str | None, gated: bool = False) -> int:
+def find_version(name: str, wanted: str | None, reads: Sequence[str], gated: bool = False) -> int:
     """The number of a version of the model `name`: `wanted` is a number or a stage, None the newest of use.
 
     Args:
+        reads: artifacts that it must have to be of use.
         gated: of use are those whose gate passed. One that is named is found all the same, to be judged by its verdict.
 
     Raises:
-        ModelError: there is none, or it holds no merged model.
+        ModelError: there is none, or it lacks an artifact.
         GateRefusal: no version's gate passed.
     """
     from zenml.client import Client
@@ -25,10 +27,11 @@ def find_version(name: str, wanted: str | None, gated: bool = False) -> int:
         versions = [version for version in versions if wanted in (str(version.number), version.name, version.stage)]
         if not versions:
             raise ModelError(f"model {name!r} has no version {wanted!r}; `zenml model version list` shows those it has")
-    whole = [version for version in versions if _is_whole(version)]
+    lacks = {version.number: [name for name in reads if version.get_artifact(name) is None] for version in versions}
+    whole = [version for version in versions if not lacks[version.number]]
     if not whole:
-        of = f"version {wanted} of model {name!r}" if wanted else f"no version of model {name!r}"
-        raise ModelError(f"{of} {'holds no' if wanted else 'holds a'} merged model; train one: --pipeline train")
+        newest = f"; version {versions[0].number} has no {', '.join(lacks[versions[0].number])}" if versions else ""
+        raise ModelError(f"model {name!r} has no version to take{newest}; train one: --pipeline train")
     return int(_newest_passed(name, whole).number) if gated and wanted is None else int(whole[0].number)
 
 
@@ -42,7 +45,3 @@ def _newest_passed(name: str, versions: list[Any]) -> Any:
         raise GateRefusal(f"no version of model {name!r} has passed its gate; version {newest.number}: {why}")
     print(f"version {newest.number} did not pass its gate ({why}); taking version {found.number}", file=sys.stderr)  # noqa: T201
     return found
-
-
-def _is_whole(version: Any) -> bool:
-    return all(version.get_artifact(name) is not None for name in ("merged_model", "splits"))

@@ -13,9 +13,7 @@ from steps.detect_changes import FINGERPRINT
 from text2sql.config import Settings
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
-
-PARTS = ("data", "benchmark", "base", "code", "config")
-
+from text2sql.fingerprint import PARTS
 
 @step(enable_cache=False, output_materializers=ReportMaterializer)
 def deploy_better(

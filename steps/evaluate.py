@@ -41,8 +41,13 @@ def evaluate(
     announce("evaluate", f"{', '.join(contenders)} on {splits['test'].num_rows:,} test rows")
     evaluation = evaluate_systems(splits["test"], contenders, settings, splits["train"])
     evaluation = replace(evaluation, plain_schemas=plain_figures(splits["test"], contenders["tuned"], settings))
-    record({f"{s.name}_{name}": value for s in evaluation.systems for name, value in s.figures.items()})
+    record(evaluation.figures())
     return evaluation
+
+
+def of_evaluation(settings: Settings) -> Settings:
+    """What the step depends on: how many examples the report shows is not part of it."""
+    return settings.keep("model", "data", "evaluation", reset=("evaluation.report_examples",))
 
 
 def _fetched(artifact: str) -> ModelFolder:

@@ -21,10 +21,10 @@ def promote(evaluation: Evaluation, settings: Settings) -> Annotated[Verdict, "v
 
     announce("promote", f"the gate of {settings.name}")
     verdict = decide(evaluation, settings.gate)
-    figures = {f"{s.name}_{name}": value for s in evaluation.systems for name, value in s.figures.items()}
     reasons = [rule.reason for rule in verdict.rules if not rule.passed]
     record(
-        {**figures, "gate_passed": verdict.passed, "gate": "; ".join(reasons) or verdict.headline}, model_version=True
+        {**evaluation.figures(), "gate_passed": verdict.passed, "gate": "; ".join(reasons) or verdict.headline},
+        model_version=True,
     )
     record({"gate_passed": verdict.passed, "gate": verdict.headline})
     tell(verdict.headline) if verdict.passed else warn(verdict.headline)

@@ -210,6 +210,14 @@ def test_keep_resets_what_it_does_not_name(config):
     assert Settings.model_validate(kept.model_dump()) == kept, "ZenML stores it as JSON and reads it back"
 
 
+def test_keep_resets_single_keys():
+    settings = Settings.model_validate({"evaluation": {"report_examples": 7, "batch_size": 3}})
+    kept = settings.keep("evaluation", reset=("evaluation.report_examples",))
+    assert kept.evaluation == Settings.model_validate({"evaluation": {"batch_size": 3}}).evaluation
+    with pytest.raises(KeyError, match="no_such"):
+        settings.keep("evaluation", reset=("evaluation.no_such",))
+
+
 def test_keep_of_an_unknown_section_is_an_error():
     with pytest.raises(AttributeError):
         Settings().keep("trainign")

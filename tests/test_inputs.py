@@ -46,6 +46,19 @@ def test_a_benchmark_is_found_and_fingerprinted_too(tmp_path: Path, model: Path)
         resolve_inputs(settings(data={"benchmark": "dev.csv", "benchmark_sha256": "0" * 64}))
 
 
+def test_databases_are_fingerprinted_too(tmp_path: Path, model: Path):
+    folder = tmp_path / "databases"
+    folder.mkdir()
+    (folder / "a.sqlite").write_bytes(b"rows")
+    found = resolve_inputs(settings(data={"databases": "databases"}))
+    assert found.data.databases_sha256 == sha256_folder(folder)
+    (folder / "a.sqlite").write_bytes(b"other rows")
+    with pytest.raises(DataError, match=r"data.databases = 'databases' has SHA-256 .*; restore it"):
+        resolve_inputs(found)
+    with pytest.raises(DataError, match=r"data.databases = 'no': no such folder; correct it, or leave it out"):
+        resolve_inputs(settings(data={"databases": "no"}))
+
+
 def test_a_changed_file_has_another_checksum_under_the_same_name(model: Path):
     before = resolve_inputs(settings(model={"name": "models/tiny"}))
     (model / "config.json").write_text('{"a": 1}')

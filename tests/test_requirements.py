@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,16 @@ def test_both_files_agree():
 def test_torch_is_pinned_by_hand(name: str):
     [torch] = [requirement for requirement in wanted(name) if requirement.name == "torch"]
     assert str(torch.specifier).startswith("=="), "a range lets a newer build of gigabytes in"
+
+
+def test_ci_is_red_where_it_cannot_install_what_tests_need(tmp_path: Path):
+    """There is no Chromium on this path, and apt-get fails."""
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    (tmp_path / "apt-get").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(PROJECT / ".ci" / "run")], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "cannot install chromium" in done.stderr

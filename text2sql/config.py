@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import string
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -217,6 +218,10 @@ class DataSection(Section):
     """schema: no schema in two splits; random: every row for itself, so that tests leak."""
     schema_overlap: Annotated[float, Field(gt=0, le=1)] | None = 0.75
     """Share of the smaller table's columns that make two tables of one name the same schema; null: all of both."""
+    databases: Path | None = None
+    """Folder of SQLite files that rows name in a column `database`: these rows are checked and judged on their own."""
+    databases_sha256: Sha256 | None = None
+    """Checksum of that folder, as sha256 is of the local file."""
     benchmark: Path | None = None
     """A file with questions (same column name) that are kept out of all splits: an external test set."""
     benchmark_sha256: Sha256 | None = None
@@ -473,9 +478,13 @@ class Settings(Section):
             )
         return found
 
-    def keep(self, *sections: str) -> Settings:
-        """These settings with every section not named reset to its defaults.
+    def keep(self, *sections: str, reset: Collection[str] = ()) -> Settings:
+        """These settings with every section not named, and every `section.key` of `reset`, at its defaults.
 
         A step gets only what it depends on, so that a changed gate does not throw a finished training away.
         """
-        return Settings.model_construct(**{name: getattr(self, name) for name in sections})
+        kept = {name: getattr(self, name) for name in sections}
+        for section, key in (name.split(".") for name in reset):
+            default = type(kept[section]).model_fields[key].get_default()
+            kept[section] = kept[section].model_copy(update={key: default})
+        return Settings.model_construct(**kept)

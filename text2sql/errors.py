@@ -18,6 +18,7 @@
     │   ├── RequestError          … this request, ever: too long, or its options make no sense
     │   ├── EngineBusy            … now: its queue is full; carries `retry_after`
     │   ├── EngineTimeout         … in time
+    │   ├── GuardBusy             … now: no process is free to check its answer
     │   └── EngineDead            … at all: it did not start, died or was stopped
     ├── DeploymentError           a model version does not go live; what served before goes on
     │   └── GateRefusal           … because its gate did not pass (exit code 3)
@@ -26,6 +27,9 @@
 
 A message says what is wrong, shows the value, and gives the remedy.
 """
+
+GATE_FAILED = 3
+"""What a command ends with that has done its work, and whose gate did not pass."""
 
 
 class Text2SQLError(Exception):
@@ -116,6 +120,10 @@ class EngineBusy(ServingError):
         return type(self), (str(self), self.retry_after)
 
 
+class GuardBusy(ServingError):
+    """No guard process came free in time, which says nothing about the SQL."""
+
+
 class EngineTimeout(ServingError):
     """No answer came in time."""
 
@@ -131,7 +139,7 @@ class DeploymentError(Text2SQLError):
 class GateRefusal(DeploymentError):
     """The model version's gate did not pass."""
 
-    exit_code = 3
+    exit_code = GATE_FAILED
 
 
 class StackError(Text2SQLError):

@@ -11,10 +11,11 @@ from text2sql.hub import newest_commit
 from text2sql.inputs import resolve_inputs
 
 GENERATOR = "synthetic"
+PARTS = ("data", "benchmark", "databases", "base", "code", "config")
 NOT_TRAINING = {"output_dir", "deploy", "wandb"}
 """Settings that no model depends on."""
 RESOLVED = {
-    "data": {"path", "sha256", "benchmark", "benchmark_sha256", "dataset_revision"},
+    "data": {"path", "sha256", "benchmark", "benchmark_sha256", "databases", "databases_sha256", "dataset_revision"},
     "model": {"sha256", "revision"},
 }
 """Settings that say which bytes an input has; they count as the input's own part."""
@@ -46,6 +47,7 @@ def fingerprint(settings: Settings, code: str) -> dict[str, str]:
     return {
         "data": data.sha256 or data.dataset_revision or ("" if data.dataset_name != GENERATOR else GENERATOR),
         "benchmark": data.benchmark_sha256 or "none",
+        "databases": data.databases_sha256 or "none",
         "base": model.sha256 or model.revision or "",
         "code": code,
         "config": hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),

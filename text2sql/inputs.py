@@ -20,10 +20,11 @@ PROJECT = Path(__file__).parents[1]
 """Shipped configs name shipped files relative to it, so that they work from any folder."""
 
 
-def resolve_inputs(settings: Settings, elsewhere: bool = False) -> Settings:
-    """The settings with `data.path`, `data.benchmark` and `model.name` found, and their checksums filled in.
+def resolve_inputs(settings: Settings, rows: bool = True, elsewhere: bool = False) -> Settings:
+    """The settings with the files and folders of `data` and `model` found, and their checksums filled in.
 
     Args:
+        rows: whether rows will be read; without, data.path and data.benchmark are left as they are.
         elsewhere: the steps run on other machines. Paths stay as they are given, and one that is not here may be there.
 
     Raises:
@@ -32,10 +33,10 @@ def resolve_inputs(settings: Settings, elsewhere: bool = False) -> Settings:
     """
     data, model = settings.data, settings.model
     if not elsewhere:
-        return settings.model_copy(update={"data": _resolve_data(data), "model": _resolve_model(model)})
-    paths = [path for path in (data.path, data.benchmark) if path is not None]
-    if all(_locate(path) is not None for path in paths):
-        data = _resolve_data(data).model_copy(update={"path": data.path, "benchmark": data.benchmark})
+        return settings.model_copy(update={"data": _resolve_data(data, rows), "model": _resolve_model(model)})
+    paths = {name: getattr(data, name) for name in ("path", "databases", "benchmark")}
+    if all(path is None or _locate(path) is not None for path in paths.values()):
+        data = _resolve_data(data, rows).model_copy(update=paths)
     if _is_local(model.name) and _locate(Path(model.name)) is not None:
         model = _resolve_model(model).model_copy(update={"name": model.name})
     return settings.model_copy(update={"data": data, "model": model})
@@ -60,13 +61,21 @@ def _locate(path: Path) -> Path | None:
     return None
 
 
-def _resolve_data(data: DataSection) -> DataSection:
+def _resolve_data(data: DataSection, rows: bool) -> DataSection:
     found: dict[str, object] = {}
-    if data.path is not None:
+    if rows and data.path is not None:
         path = _data_file(data.path, "data.path", "leave it out to use dataset_name", prepared=True)
         found["path"] = path
         found["sha256"] = _file_checksum(path, "data.path", "data.sha256", data.sha256)
-    if data.benchmark is not None:
+    if data.databases is not None:
+        folder = _locate(data.databases)
+        if folder is None or not folder.is_dir():
+            raise DataError(f"data.databases = {str(data.databases)!r}: no such folder; correct it, or leave it out")
+        found["databases"] = folder
+        found["databases_sha256"] = _file_checksum(
+            folder, "data.databases", "data.databases_sha256", data.databases_sha256
+        )
+    if rows and data.benchmark is not None:
         path = _data_file(data.benchmark, "data.benchmark", "leave it out")
         found["benchmark"] = path
         found["benchmark_sha256"] = _file_checksum(

@@ -90,6 +90,40 @@ def test_csv_cells_stay_text(tmp_path):
     }  # fmt: skip
 
 
+def test_columns_that_are_not_read_may_hold_anything(tmp_path):
+    rows = [row | {"id": n, "tags": [1], "more": {"a": None}} for n, row in enumerate(ROWS)]
+    loaded = load_rows(section(write(tmp_path / "rows.json", rows)))
+    assert loaded.column_names == COLUMNS
+    assert set(loaded["__problem__"]) == {""}
+
+
+GOLDS = ["SELECT 1", "SELECT 2"]
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
+def test_optional_columns(tmp_path, ending):
+    golds = json.dumps(GOLDS) if ending == "csv" else GOLDS
+    rows = [row | {"accepted": golds, "database": "a.sqlite", "source": "ours"} for row in ROWS[:2]]
+    rows.append(ROWS[2] | {"accepted": "" if ending == "csv" else None, "database": None, "source": None})
+    loaded = load_rows(section(write(tmp_path / f"rows.{ending}", rows), databases=tmp_path))
+    assert loaded["accepted"] == [GOLDS, GOLDS, []]
+    assert loaded["database"] == ["a.sqlite", "a.sqlite", ""]
+    assert loaded["source"] == ["ours", "ours", ""]
+
+
+def test_databases_without_their_folder_are_told(tmp_path, caplog):
+    path = write(tmp_path / "rows.jsonl", [row | {"database": "a.sqlite"} for row in ROWS])
+    assert load_rows(section(path)).column_names == COLUMNS
+    assert "rows name databases, and are judged on generated ones; to use theirs, set data.databases" in caplog.text
+
+
+@pytest.mark.parametrize("accepted", ["SELECT 1", '["SELECT 1", 2]', "{}", "[" * 5_000])
+def test_golds_that_are_no_list_of_texts(tmp_path, accepted):
+    path = write(tmp_path / "rows.csv", [ROWS[0] | {"accepted": "[]"}, ROWS[1] | {"accepted": accepted}])
+    with pytest.raises(DataError, match="accepted of row 1 is no list of SQL texts: "):
+        load_rows(section(path))
+
+
 def broken_jsonl(path):
     path.write_text(json.dumps(ROWS[0]) + "\n" + '{"question": "oops\n' + json.dumps(ROWS[1]) + "\n")
     return "line 2: not valid JSON"

@@ -40,7 +40,14 @@ def test_contexts_get_more_and_lose_nothing(rich):
 
 def test_every_gold_still_runs(rich):
     for row in rich:
-        assert check_item((row["context"], row["answer"], 2.0, False)) is None
+        assert check_item(row | {"timeout": 2.0, "mend": False, "folder": None}) is None
+
+
+def test_a_row_with_a_database_keeps_its_schema():
+    named = Dataset.from_list([row | {"database": "real.sqlite" if i % 2 else ""} for i, row in enumerate(ROWS[:40])])
+    changed = [row["context"] != row["plain_context"] for row in make_realistic(named, ALL, 0, 2.0)]
+    assert not any(changed[1::2])
+    assert all(changed[::2])
 
 
 def test_nothing_is_added_that_the_question_could_mean(rich):

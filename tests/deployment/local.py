@@ -48,7 +48,7 @@ class Local:
             "model",
             self.section,
             self.state,
-            lambda _, folder: [sys.executable, "-I", str(SERVER), str(folder / "plan.json")],
+            lambda folder: [sys.executable, "-I", str(SERVER), str(folder / "plan.json")],
         )
 
     def change(self, **settings: Any) -> None:

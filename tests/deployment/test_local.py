@@ -24,6 +24,7 @@ from text2sql.deployment.local import LocalTarget
 from text2sql.deployment.release import Release
 from text2sql.deployment.state import is_alive, read_json, write_json
 from text2sql.errors import DeploymentError
+from text2sql.serving.settings import server_settings
 
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning")]  # the gateway is a child that outlives us
 
@@ -50,11 +51,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     ("plan", "words"),
     [
         ({"dies": 0}, r"it ended with exit code 1: error: the weights are gone; see \S+version-2\.log"),
-        ({"answers": WRONG}, r"it answers 0 of 8 test rows as the evaluated model did"),
         ({"asked": 1}, "it breaks off the connection"),
         ({"asked": 12}, "it does not answer a question .503"),
     ],
-    ids=["dies", "answers-otherwise", "dies-at-smoke", "dies-when-live"],
+    ids=["dies", "dies-at-smoke", "dies-when-live"],
 )
 def test_a_bad_one_leaves_the_old_one_serving(live: Local, plan: dict[str, object], words: str):
     before = (live.pid, live.processes())
@@ -63,6 +63,18 @@ def test_a_bad_one_leaves_the_old_one_serving(live: Local, plan: dict[str, objec
     assert live.answering() == "1"
     assert (live.pid, live.processes()) == before
     assert len([*live.state.releases.iterdir()]) == 1
+
+
+def test_row_28_what_answers_otherwise_than_was_judged_does_not_go_live(live: Local):
+    """Whatever is different: weights, tokenizer, template. It is asked through its API, before any client is."""
+    heard = []
+    live.hook = lambda _: heard.append(live.answering())
+    try:
+        with pytest.raises(DeploymentError, match="it answers 0 of 8 test rows as .* 'SELECT 2' where it was 'SELECT"):
+            live.deploy("2", answers=WRONG)
+    finally:
+        live.hook = None
+    assert {*heard, live.answering()} == {"1"}
 
 
 def test_one_that_dies_just_before_it_goes_live(live: Local):
@@ -129,7 +141,7 @@ def test_what_a_killed_deployment_left_is_put_in_order(live: Local):
         folder = live.model("2")
         live.target.stage(Release("model", "2", sha256_folder(folder), "", ""), folder, live.told.append)
         assert len(live.servers()) == 2
-    until(lambda: live.target._order("status", method="GET")["candidate"] is None, 20)
+    until(lambda: live.target._gateway.order("status", method="GET")["candidate"] is None, 20)
     assert live.answering() == "1"
 
 
@@ -196,6 +208,86 @@ def test_row_30_back_and_forth_also_when_what_serves_is_broken(local: Local):
     assert status.previous is not None
     assert (status.current.release.version, status.previous.release.version) == ("2", "1")
     assert status.previous.state == "stopped"
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["stopped", "with-other-settings"])
+def test_the_same_version_again_keeps_the_one_before_it(local: Local, ended: bool):
+    local.deploy("1")
+    local.deploy("2")
+    if ended:
+        local.target.stop(local.told.append)
+    else:
+        local.change(startup_seconds=21)
+    assert local.deploy("2").parity is not None
+    assert local.target.rollback(local.told.append).version == "1"
+    assert local.answering() == "1"
+
+
+def test_what_was_stopped_stays_so_until_something_goes_live(local: Local):
+    local.deploy("1")
+    local.deploy("2")
+    local.target.stop(local.told.append)
+    seen: list[tuple[int, str | None]] = []
+    local.hook = lambda line: seen.append((len(local.servers()), local.answering())) if "smoke" in line else None
+    with pytest.raises(DeploymentError, match="as the evaluated model did.*; nothing is served"):
+        local.deploy("3", answers=WRONG)
+    assert seen == [(1, None)], "the new one has the memory for itself"
+    until(lambda: local.processes() == [], 30)
+    assert local.target.rollback(local.told.append).version == "1"
+    assert local.answering() == "1"
+
+
+def promoted(local: Local, version: str) -> None:
+    """By a deployment that then dies: its lock is free, and nobody has verified the server."""
+    with local.target.alone():
+        folder = local.model(version)
+        release = Release("model", version, sha256_folder(folder), "", "")
+        local.target.stage(release, folder, local.told.append)
+        local.target.promote()
+        assert local.answering() == version
+
+
+def test_one_that_nobody_verified_does_not_stay(live: Local):
+    promoted(live, "2")
+    until(lambda: live.answering() == "1", 20)
+    until(lambda: len(live.servers()) == 1, 20)
+    status = live.target.status()
+    assert status.previous is None
+
+
+def test_a_rollback_from_one_that_nobody_verified_goes_to_the_one_before_it(local: Local):
+    local.deploy("1")
+    local.deploy("2")
+    promoted(local, "3")
+    assert local.target.rollback(local.told.append).version == "2"
+    assert local.answering() == "2"
+    promoted(local, "3")
+    assert local.deploy("3").parity is not None, "that it answers already does not count"
+    assert local.target.rollback(local.told.append).version == "2"
+
+
+def test_a_gateway_that_is_killed_goes_on_with_what_was_verified(local: Local):
+    local.deploy("1")
+    promoted(local, "2")
+    os.kill(local.pid, signal.SIGKILL)
+    until(lambda: local.processes() == [], 30)
+    status = local.target.status()
+    assert status.current is not None
+    assert status.current.release.version == "1"
+
+
+def test_nothing_is_left_where_the_path_of_the_socket_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "short").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "short"))
+    local = Local(tmp_path / ("long" * 20))
+    local.folder.mkdir()
+    local.deploy("1")
+    os.kill(local.pid, signal.SIGKILL)
+    until(lambda: local.processes() == [], 30)
+    local.deploy("1")
+    assert len([*(tmp_path / "short").iterdir()]) == 1
+    local.target.stop(local.told.append)
+    assert [*(tmp_path / "short").iterdir()] == []
 
 
 def test_a_rollback_while_the_old_one_still_ends_does_not_count_on_it(local: Local):
@@ -303,11 +395,29 @@ def test_another_address_than_loopback_needs_keys_in_any_config():
     assert not Settings(deploy=DeploySection(host="::1")).contradictions()
 
 
-def test_the_command_of_a_real_server(tmp_path: Path):
-    section = DeploySection(engine="vllm", server={"batch_size": 8, "database": "shop.sqlite"})
+def test_the_command_of_a_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEXT2SQL_QUERY_ROWS", "10")
+    monkeypatch.setenv("TEXT2SQL_BATCH_SIZE", "4")
+    section = DeploySection(engine="vllm", server={"batch_size": 8, "log_content": True, "allowed_hosts": '["a.b"]'})
     spec = LocalTarget("model", section, Local(tmp_path).state)._spec(Release("m", "3", "d", "", ""), tmp_path)
     words = " ".join(spec.command)
-    assert f"-P -m text2sql serve --mode api --host 127.0.0.1 --model {tmp_path} --engine vllm" in words
-    assert '--set batch_size=8 --set database="shop.sqlite"' in words
+    assert words.endswith(f"-P -m text2sql serve --mode api --host 127.0.0.1 --model {tmp_path} --engine vllm")
     assert spec.environment["HF_HUB_OFFLINE"] == "1"
     assert not {name for name in spec.environment if "TOKEN" in name or name.startswith("AWS_")}
+    for name, value in spec.environment.items():
+        monkeypatch.setenv(name, value)
+    settings = server_settings({})
+    assert (settings.served_name, settings.batch_size, settings.query_rows) == ("m", 8, 10)
+    assert (settings.log_content, settings.allowed_hosts) == (True, ("a.b",))
+    assert settings.vllm_log == tmp_path / "state" / "logs" / "vllm-3.log"
+
+
+def test_no_command_line_shows_a_password(local: Local):
+    local.change(server={"database": "postgresql://reader:hunter2@db/shop"})
+    local.deploy("1")
+    assert local.servers()
+    assert not [words for words in local.processes() if "hunter2" in words]
+    [server] = local.servers()
+    assert b"hunter2" in Path(f"/proc/{server}/environ").read_bytes()
+    files = [path for path in local.state.path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert [(path.name, stat.S_IMODE(path.stat().st_mode)) for path in files] == [("state.json", 0o600)]

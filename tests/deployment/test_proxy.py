@@ -12,13 +12,16 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-import uvicorn
 
 from tests.serving.api import COUNT, Running, ScriptedEngine, asked, running, until
+from text2sql.deployment import listener
 from text2sql.deployment.backend import Backend, Spec
 from text2sql.deployment.proxy import Proxy
 from text2sql.deployment.release import Release
 from text2sql.serving.server import listening
+
+MAX_BODY_BYTES = 200_000
+HEAD = "POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
 class Front:
@@ -28,16 +31,21 @@ class Front:
         self.url = url
         self.backend: Backend | None = None
 
+    def connect(self) -> socket.socket:
+        """To say what no client would."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=10)
+
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20, trust_env=False)
 
 
 @contextlib.contextmanager
-def fronting(timeout: float = 20.0) -> Iterator[Front]:
+def fronting(timeout: float = 20.0, body_timeout: float = 20.0) -> Iterator[Front]:
     with listening("127.0.0.1", 0) as found:
         front = Front(f"http://127.0.0.1:{found.getsockname()[1]}")
-        proxy = Proxy(lambda: front.backend, timeout)
-        server = uvicorn.Server(uvicorn.Config(proxy, log_config=None, lifespan="off", timeout_graceful_shutdown=2))
+        proxy = Proxy(lambda: front.backend, timeout, body_timeout, MAX_BODY_BYTES)
+        server = listener.server(proxy, 2)
 
         async def main() -> None:
             await server.serve(sockets=[found])
@@ -119,8 +127,7 @@ def test_row_16_a_host_of_somebody_elses_is_refused_by_the_server_behind(front: 
 
 @pytest.mark.parametrize("target", ["*", "http://127.0.0.1/generate", "//x", "/%00", "/a?b=%zz", "/\\..\\x"])
 def test_odd_targets_get_a_4xx(front: Front, target: str):
-    host, port = front.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=10) as raw:
+    with front.connect() as raw:
         raw.sendall(
             f"POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
         )
@@ -175,3 +182,76 @@ def test_half_an_answer_does_not_look_like_a_whole_one():
         front.backend = backend_at(listener.getsockname()[1])
         with pytest.raises(httpx.RemoteProtocolError):
             client.post("/generate", json=asked())
+
+
+def answer(raw: socket.socket) -> tuple[int, dict[str, object]]:
+    """Until the connection ends."""
+    with raw.makefile("rb") as file:
+        head, _, body = file.read().partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("words", ["", HEAD, f"{HEAD}X-Endless: {'x' * 1000}"], ids=["silent", "slow", "endless"])
+def test_headers_that_do_not_end_are_answered_408(front: Front, monkeypatch: pytest.MonkeyPatch, words: str):
+    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.5)
+    with front.connect() as raw:
+        raw.sendall(words.encode())
+        begun = time.monotonic()
+        status, error = answer(raw)
+    assert (status, error["code"]) == (408, "slow_request")
+    assert time.monotonic() - begun < 5
+
+
+def test_slow_headers_of_a_later_request_too(front: Front, monkeypatch: pytest.MonkeyPatch):
+    with front.connect() as raw:
+        raw.sendall(f"GET /readyz{HEAD[14:]}\r\n".encode())
+        assert raw.recv(65_536).startswith(b"HTTP/1.1 200")
+        monkeypatch.setattr(listener, "HEAD_SECONDS", 0.5)
+        raw.sendall(b"GET /")
+        assert answer(raw)[0] == 408
+
+
+def test_headers_that_are_too_long_are_answered_400(front: Front):
+    with front.connect() as raw:
+        raw.sendall(f"{HEAD}X: {'x' * 40_000}".encode())
+        assert raw.recv(65_536).startswith(b"HTTP/1.1 400")
+
+
+@pytest.mark.parametrize("drip", [False, True], ids=["stalls", "drips"])
+def test_a_body_that_does_not_come_is_answered_408(api: Running, drip: bool):
+    with fronting(body_timeout=0.7) as front, front.connect() as raw:
+        front.backend = backend_at(api.port)
+        raw.sendall(f"{HEAD}Content-Length: 100\r\n\r\n".encode())
+        begun = time.monotonic()
+        while drip and time.monotonic() - begun < 1.5:  # also after the answer
+            raw.sendall(b" ")
+            time.sleep(0.1)
+        status, error = answer(raw)
+        assert (status, error["code"]) == (408, "slow_request")
+        assert time.monotonic() - begun < 10
+        until(lambda: front.backend is not None and front.backend.held == 0, 10)
+
+
+def test_a_body_that_no_route_would_take_is_not_taken_up(front: Front):
+    with front.client() as client:
+        data = b"x" * (MAX_BODY_BYTES + 1)
+        assert client.post("/generate", content=data).status_code == 413
+        assert client.post("/generate", content=iter([data[:100_000], data[100_000:]])).status_code == 413
+    with front.connect() as raw:
+        raw.sendall(f"{HEAD}Content-Length: {10**15}\r\n\r\n".encode())
+        status, error = answer(raw)
+    assert (status, error["code"]) == (413, "too_long")
+
+
+def test_a_connection_too_many_is_answered_503(front: Front, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 3)
+    with contextlib.ExitStack() as held:
+        for _ in range(3):
+            held.enter_context(front.connect())
+        time.sleep(0.2)
+        with front.client() as client:
+            reply = client.get("/readyz")
+        assert reply.status_code == 503
+        assert reply.headers["Retry-After"] == "5"
+        assert "too many connections" in reply.json()["error"]["message"]
+    until(lambda: httpx.get(f"{front.url}/readyz", trust_env=False).status_code == 200, 10)

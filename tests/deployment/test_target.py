@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from text2sql.deployment.target import VERSION_HEADER, Limits, Serving, Status, 
 from text2sql.errors import DeploymentError
 
 QUESTIONS = [Question(f"question {i}", "CREATE TABLE t (c INTEGER)", f"SELECT {i} FROM t", True) for i in range(10)]
-LIMITS = Limits(min_agreement=0.9, check_seconds=2.0)
+LIMITS = Limits(min_agreement=0.9, check_seconds=20.0)
 
 
 @dataclass
@@ -29,6 +29,10 @@ class Server:
     version: str
     answers: dict[str, str]
     dies_after: int = 10**9
+    valid: bool = True
+    """What it says of its answers."""
+    refuses: tuple[str, ...] = ()
+    """Questions that it answers with 422."""
     asked: int = 0
 
     def __post_init__(self) -> None:
@@ -43,12 +47,13 @@ class Server:
                 server.asked += 1
                 if server.asked > server.dies_after:
                     self.close_connection = True
-                    return
+                    return None
+                if question in server.refuses:
+                    return self.reply(422, {"error": {"message": "no such table"}})
                 sql = server.answers.get(question)
                 if sql is None:
-                    self.reply(500, {"error": {"message": "no such question"}})
-                else:
-                    self.reply(200, {"sql": sql, "candidates": [{"sql": sql}]})
+                    return self.reply(500, {"error": {"message": "no such question"}})
+                return self.reply(200, {"sql": sql, "valid": server.valid, "candidates": [{"sql": sql}]})
 
             def reply(self, status: int, body: dict[str, Any]) -> None:
                 data = json.dumps(body).encode()
@@ -192,10 +197,25 @@ def test_what_is_live_already_is_left_alone(target: StandIn):
         ({}, {"dies_after": 1}, "breaks off the connection"),
         ({}, {"dies_after": 5}, "breaks off the connection"),
         ({}, {"answers": right() | {"question 0": "SELECT 0", "question 1": "no"}}, "8 of 10 .* 'SELECT 0' where"),
+        ({}, {"valid": False}, "it calls 'SELECT 0 FROM t' invalid, its answer to 'question 0'"),
+        ({}, {"refuses": ("question 0",)}, "does not answer a question .422: no such table"),
+        ({}, {"refuses": ("question 7", "question 8")}, "8 of 10 .* refused .422: no such table. where it was"),
         ({"promote": "the address cannot be moved"}, {}, "cannot be moved"),
         ({}, {"dies_after": 13}, "breaks off"),
     ],
-    ids=["start", "slow", "500", "dies-at-smoke", "dies-at-parity", "answers-otherwise", "promote", "dies-when-live"],
+    ids=[
+        "start",
+        "slow",
+        "500",
+        "dies-at-smoke",
+        "dies-at-parity",
+        "answers-otherwise",
+        "calls-it-invalid",
+        "refuses-at-smoke",
+        "refuses-at-parity",
+        "promote",
+        "dies-when-live",
+    ],
 )
 def test_whatever_goes_wrong_the_old_one_serves_on(
     target: StandIn, faults: dict[str, str], server: dict[str, Any], words: str
@@ -236,6 +256,27 @@ def test_a_small_difference_in_writing_is_none(target: StandIn):
     take_live(target, answers={name: sql.lower().replace(" from", "  FROM") for name, sql in right().items()})
     assert target.current is not None
     assert target.current.version == "2"
+
+
+def test_a_row_that_nobody_answered_validly_may_be_refused(target: StandIn):
+    target.next_server = {"refuses": ("question 3", "question 4")}
+    questions = [replace(question, valid=i not in (3, 4)) for i, question in enumerate(QUESTIONS)]
+    told: list[str] = []
+    deployed = deploy(target, release("2"), Path(), questions, LIMITS, told.append)
+    assert "8 of 8 answers are the same" in told
+    assert deployed.parity is not None
+    assert deployed.parity.skipped == 2
+
+
+@pytest.mark.parametrize("rows", [0, 10], ids=["no-rows", "all-refused"])
+def test_one_that_nothing_speaks_for_does_not_go_live(target: StandIn, rows: int):
+    """Not even where no agreement is asked for."""
+    questions = [replace(question, valid=False) for question in QUESTIONS[:rows]]
+    target.next_server = {"refuses": tuple(right())}
+    with pytest.raises(DeploymentError, match=f"none of its answers to {rows} test rows could be compared"):
+        deploy(target, release("2"), Path(), questions, replace(LIMITS, min_agreement=0.0), lambda _: None)
+    assert target.current is not None
+    assert target.current.version == "1"
 
 
 def test_ctrl_c_leaves_the_old_one_too(target: StandIn):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 import runpy
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,12 +120,18 @@ def test_a_template_with_backticks_stays_inside_its_fence():
     assert "\n````python\n" in card(settings)
 
 
+@pytest.mark.parametrize("chat", [False, True])
 def test_how_to_load_works_as_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    chat: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    [code] = re.findall(r"```python\n(.*?)```", card(load_settings(PROJECT / "configs" / "tiny.yaml")), re.DOTALL)
+    settings = load_settings(PROJECT / "configs" / "tiny.yaml", [f"model.chat_template={str(chat).lower()}"])
+    [code] = re.findall(r"```python\n(.*?)```", card(settings), re.DOTALL)
+    shutil.copytree(ASSETS / "tiny-mistral", tmp_path / "model")
+    if chat:
+        template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+        (tmp_path / "model" / "chat_template.jinja").write_text(template)
     script = tmp_path / "load.py"
     script.write_text(code, encoding="utf-8")
-    monkeypatch.chdir(ASSETS / "tiny-mistral")
+    monkeypatch.chdir(tmp_path / "model")
     runpy.run_path(str(script))
     assert capsys.readouterr().out.strip()

@@ -16,6 +16,7 @@ from text2sql.evaluation.evaluate import evaluate_systems, frozen_rows, plain_fi
 from text2sql.evaluation.figures import FIGURES
 from text2sql.evaluation.types import Evaluation
 from text2sql.sql.parse import first_statement
+from text2sql.training.recipe import public_name
 
 CONTEXT = "CREATE TABLE head (name VARCHAR, age INTEGER)"
 
@@ -87,7 +88,7 @@ def test_systems_answer_the_same_frozen_rows(quick: Settings, tiny_model: Path):
     assert len(base.predictions) == len(base.rows) == len(base.losses or []) == 5
     assert base.predictions == [first_statement(text) for text in base.predictions]
     assert base.digest == model.digest
-    assert evaluation.model == quick.model.name
+    assert evaluation.model == public_name(quick.model.name)
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
 
 

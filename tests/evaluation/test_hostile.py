@@ -91,7 +91,7 @@ def run_on_file(item: dict[str, Any]) -> str | None:
 
 def on_file(texts: list[str]) -> list[str | None]:
     items = [{"sql": text, "path": "singers.db"} for text in texts]
-    return map_rows(f"{__name__}:run_on_file", items, 30, lambda _, reason: reason)
+    return map_rows(f"{__name__}:run_on_file", items, 30, lambda _, failure: failure.words)
 
 
 def named(*titles: str) -> list[str]:

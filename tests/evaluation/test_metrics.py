@@ -15,7 +15,7 @@ from text2sql.config import EvaluationSection
 from text2sql.evaluation import metrics
 from text2sql.evaluation.metrics import METRICS
 from text2sql.evaluation.score import score_systems
-from text2sql.evaluation.statistics import figures_and_intervals
+from text2sql.evaluation.statistics import RowFigures
 from text2sql.evaluation.types import TokenLoss
 
 FOLDER = Path(metrics.__file__).parent
@@ -89,7 +89,7 @@ def test_each_loads_from_its_folder_with_no_network_and_says_what_the_library_sa
     found = json.loads(run.stdout)
     rows = Dataset.from_dict({"context": [CONTEXT] * len(GOLDS), "answer": GOLDS})
     verdicts = score_systems(rows, {"": PREDICTIONS}, EvaluationSection())[""]
-    figures, _ = figures_and_intervals(verdicts, PREDICTIONS, GOLDS, LOSSES, resamples=1)
+    figures, _ = RowFigures.of(verdicts, PREDICTIONS, GOLDS, LOSSES).summary(resamples=1)
     expected = {name: {name: figures[name]} for name in METRICS}
     expected["execution_accuracy"]["vacuous"] = figures["vacuous"]
     assert found == expected

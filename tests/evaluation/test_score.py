@@ -13,6 +13,7 @@ import pytest
 from datasets import Dataset
 
 from text2sql.config import EvaluationSection
+from text2sql.errors import ExecutionError
 from text2sql.evaluation.cases import ATTEMPTS
 from text2sql.evaluation.score import _seconds, judge_item, score_systems
 from text2sql.evaluation.suite import judge_row
@@ -63,18 +64,44 @@ def test_the_golds_are_right():
     assert [row.vacuous for row in rows] == [False, False, False, True]
 
 
-def test_a_row_may_have_a_database_and_more_golds(tmp_path: Path):
-    path = tmp_path / "heads.sqlite"
+def write_heads(path: Path, *ages: int) -> None:
+    path.parent.mkdir(exist_ok=True)
     with closing(sqlite3.connect(path)) as writer, writer:
         writer.execute("CREATE TABLE head (name TEXT, age INTEGER)")
-        writer.executemany("INSERT INTO head VALUES (?, ?)", [("a", 30), ("b", 31), ("c", 60)])
-    more = {"database": ["", str(path), "", ""], "accepted": [[], [], ["SELECT name FROM head ORDER BY name"], None]}
+        writer.executemany("INSERT INTO head VALUES (?, ?)", [(chr(97 + i), age) for i, age in enumerate(ages)])
+
+
+def test_a_row_may_have_a_database_and_more_golds(tmp_path: Path):
+    write_heads(tmp_path / "heads.sqlite", 30, 31, 60)
+    more = {"database": ["", "heads.sqlite", "", ""]}
+    more["accepted"] = [[], [], ["SELECT name FROM head ORDER BY name"], None]
     rows = Dataset.from_dict({"context": [CONTEXT] * 4, "answer": GOLDS, **more})
-    scores = score([GOLDS[0], "SELECT 2", "SELECT name FROM head ORDER BY name", GOLDS[3]], rows)
+    predictions = [GOLDS[0], "SELECT 2", "SELECT name FROM head ORDER BY name", GOLDS[3]]
+    scores = score_systems(rows, {"": predictions}, FAST, tmp_path)[""]
     assert [row.executed for row in scores] == [True, False, True, True]
     assert scores[1].difference == Difference(
         "heads.sqlite", ResultSample(("COUNT(*)",), ((3,),), 1), ResultSample(("2",), ((2,),), 1)
     )
+
+
+def test_a_row_may_name_a_folder_of_databases(tmp_path: Path):
+    write_heads(tmp_path / "heads" / "1.sqlite", 30, 60)
+    write_heads(tmp_path / "heads" / "2.sqlite", 30, 56, 60)
+    columns = {"context": [CONTEXT], "answer": [GOLDS[1]], "database": ["heads"]}
+    wrong = "SELECT COUNT(*) FROM head WHERE age <> 56"
+    [right], [one] = score_systems(Dataset.from_dict(columns), {"a": [GOLDS[1]], "b": [wrong]}, FAST, tmp_path).values()
+    assert (right.executed, one.executed, right.vacuous) == (True, False, False)
+    assert one.difference.database == "2.sqlite"
+
+
+def test_a_row_cannot_name_a_file_elsewhere(tmp_path: Path):
+    write_heads(tmp_path / "other.sqlite", 30)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "link.sqlite").symlink_to(tmp_path / "other.sqlite")
+    for name in ("../other.sqlite", str(tmp_path / "other.sqlite"), "link.sqlite"):
+        rows = Dataset.from_dict({"context": [CONTEXT], "answer": [GOLDS[1]], "database": [name]})
+        with pytest.raises(ExecutionError, match="is not in .*mine; name a file below data.databases"):
+            score_systems(rows, {"": [GOLDS[1]]}, FAST, tmp_path / "mine")
 
 
 @pytest.mark.parametrize("processes", [1, 3])
@@ -109,8 +136,24 @@ def test_an_answer_that_kills_the_judge_costs_no_other_system_its_row(monkeypatc
     assert scores["base"][1].error == "judging failed: the worker process died"
 
 
+def judge_or_die_of_the_gold(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """In a worker: a gold that gets past every limit."""
+    if item["gold"] == GOLDS[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return judge_item(item)
+
+
+def test_a_gold_that_kills_the_judge_makes_its_row_vacuous(monkeypatch):
+    monkeypatch.setattr("text2sql.evaluation.score._JUDGE", f"{__name__}:judge_or_die_of_the_gold")
+    scores = score_systems(ROWS, {"base": ["?"] * 4, "tuned": GOLDS}, FAST)
+    assert [row.executed for row in scores["tuned"]] == [True, False, True, True]
+    for row in (scores["base"][1], scores["tuned"][1]):
+        assert row.vacuous
+        assert row.error == "gold not judged: it ends the process that runs it"
+
+
 def test_the_time_of_a_row_grows_with_its_databases():
-    few = {"databases": 2, "timeout": 3.0, "predictions": ["a", "b"]}
+    few = {"databases": 2, "timeout": 3.0, "predictions": ["a", "b"], "accepted": []}
     more = 3.0 * 2 * (2 * ATTEMPTS + 2 + 2)
     assert _seconds([few, {**few, "databases": 4}]) - _seconds([few]) == more
     assert _seconds([{**few, "accepted": ["c"]}]) - _seconds([few]) == more

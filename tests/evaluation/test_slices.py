@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ import pytest
 import yaml
 
 from text2sql.config import SLICE_DIMENSIONS
+from text2sql.evaluation.figures import FIGURES
+from text2sql.evaluation.likeness import bleu
 from text2sql.evaluation.slices import _CONSTRUCTS, slice_scores, slices_of
-from text2sql.evaluation.types import RowScore, SystemScores, TestRow
+from text2sql.evaluation.statistics import RowFigures
+from text2sql.evaluation.types import RowScore, TestRow, TokenLoss
 
 CASES = yaml.safe_load((Path(__file__).parents[1] / "fixtures/slices.yaml").read_text("utf-8"))
 RIGHT = RowScore(exact=True, valid=True, executed=True, vacuous=False, exact_without_values=True, adheres=True)
@@ -62,14 +66,15 @@ ROWS = [
 ]
 
 
-def system(name: str, *rows: RowScore) -> SystemScores:
-    return SystemScores(name, {}, ["SELECT 1"] * len(rows), list(rows), seconds=1.0)
+def figures(*rows: RowScore, losses: list[TokenLoss] | None = None) -> RowFigures:
+    return RowFigures.of(rows, ["SELECT a"] * len(rows), ["SELECT a FROM t"] * len(rows), losses)
 
 
 def test_figures_by_slice_and_system():
-    scores = slice_scores(ROWS, [system("base", FAILS, RUNS, RUNS, FAILS), system("tuned", *[RIGHT] * 3, RUNS)], 200)
-    by_name = {score.name: score for score in scores}
-    join = by_name["construct:join"]
+    losses = [TokenLoss(float(n), 2) for n in range(4)]
+    base, tuned = figures(FAILS, RUNS, RUNS, FAILS), figures(*[RIGHT] * 3, RUNS, losses=losses)
+    scores = slice_scores(ROWS, {"base": base, "tuned": tuned}, 200)
+    join = next(score for score in scores if score.name == "construct:join")
     assert join.rows == 3
     assert join.figures["base"] == {
         "execution_accuracy": 0,
@@ -77,16 +82,20 @@ def test_figures_by_slice_and_system():
         "exact_match_without_values": 0,
         "valid_sql": 2 / 3,
         "schema_adherence": 2 / 3,
+        "vacuous": 0,
+        "rouge_l": pytest.approx(2 / 3),
+        "bleu": pytest.approx(bleu(["SELECT a"] * 3, ["SELECT a FROM t"] * 3)),
     }
     assert join.figures["tuned"]["execution_accuracy"] == 2 / 3
-    assert join.figures["tuned"]["exact_match_without_values"] == 2 / 3
-    assert join.intervals["tuned"].keys() == join.figures["tuned"].keys()
+    assert join.figures["tuned"]["perplexity"] == pytest.approx(math.exp((1 + 2 + 3) / 6))
+    assert join.intervals["tuned"].keys() == join.figures["tuned"].keys() == {figure.key for figure in FIGURES}
     assert join.intervals["tuned"]["execution_accuracy"] == (0, 1)
-    assert by_name["hardness:extra"].intervals["tuned"]["execution_accuracy"] == (1, 1)
+    extra = next(score for score in scores if score.name == "hardness:extra")
+    assert extra.intervals["tuned"]["execution_accuracy"] == (1, 1)
 
 
 def test_slices_come_by_dimension_and_size():
-    names = [score.name for score in slice_scores(ROWS, [system("tuned", *[RIGHT] * 4)], 10)]
+    names = [score.name for score in slice_scores(ROWS, {"tuned": figures(*[RIGHT] * 4)}, 10)]
     assert names == [
         "hardness:easy",
         "hardness:extra",
@@ -101,5 +110,5 @@ def test_slices_come_by_dimension_and_size():
 
 
 def test_no_rows_and_no_systems():
-    assert slice_scores([], [system("tuned")], 10) == []
-    assert [score.figures for score in slice_scores(ROWS[:1], [], 10)] == [{}] * 4
+    assert slice_scores([], {"tuned": figures()}, 10) == []
+    assert [score.figures for score in slice_scores(ROWS[:1], {}, 10)] == [{}] * 4

@@ -12,8 +12,8 @@ from text2sql.evaluation.figures import FIGURES
 from text2sql.evaluation.likeness import bleu, rouge_l, rouge_l_rows
 from text2sql.evaluation.statistics import (
     VERDICTS,
+    RowFigures,
     compare,
-    figures_and_intervals,
     mcnemar_exact,
     mean_intervals,
     perplexity,
@@ -22,6 +22,12 @@ from text2sql.evaluation.statistics import (
 from text2sql.evaluation.types import RowScore, TokenLoss
 
 RESAMPLES = 400
+
+
+def figures_and_intervals(rows, predictions, golds, losses, resamples):
+    return RowFigures.of(rows, predictions, golds, losses).summary(resamples)
+
+
 PREDICTIONS = [
     "SELECT a FROM t",
     "SELECT b, c FROM t WHERE a = 1",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import run
-from pipelines.live import status_text
+from pipelines.live import curl, status_text
 from text2sql.deployment.release import Release
 from text2sql.deployment.target import Serving, Status
 
@@ -24,6 +26,16 @@ def test_the_status_in_words():
         "            Execution accuracy 90.0%",
         "            SHA-256 " + "d" * 64,
     ]
+
+
+def test_the_line_to_paste_is_the_one_that_the_readme_shows_the_answer_of():
+    [word, address, *_, data] = shlex.split(curl("http://127.0.0.1:8000", keys=False))
+    assert (word, address) == ("curl", "http://127.0.0.1:8000/generate")
+    assert set(json.loads(data)) == {"question", "schema_text"}
+    readme = (Path(run.__file__).with_name("README.md")).read_text("utf-8").replace("\\\n", " ")
+    shown = [shlex.split(line) for line in readme.splitlines() if line.startswith("curl ")]
+    assert shlex.split(curl("http://127.0.0.1:8000", keys=False)) in shown
+    assert "Authorization: Bearer $OPENAI_API_KEY" in curl("http://127.0.0.1:8000", keys=True)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,10 @@ def test_a_champion_is_judged_beside_and_stays_one_when_it_is_judged_again(
     again = CliRunner().invoke(run.app, ["--pipeline", "evaluate", *options])
     assert again.exit_code == 0, again.output
     assert set(how(again)) == {"find_champion", "evaluate", "promote"}
-    assert json.loads((workdir / "results" / "evaluation.json").read_text())["rows_digest"] == evaluation["rows_digest"]
+    assert "results/version-2/report.html" in again.stdout
+    judged_again = json.loads((workdir / "results" / "version-2" / "evaluation.json").read_text())
+    assert judged_again["rows_digest"] == evaluation["rows_digest"]
+    assert json.loads((workdir / "results" / "evaluation.json").read_text()) == evaluation
     assert zenml_client.get_model_version("test-model", "production").number == 2
     missing = CliRunner().invoke(run.app, ["--pipeline", "evaluate", "--config", str(config), "--model-version", "99"])
     assert missing.exit_code == 1

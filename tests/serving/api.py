@@ -17,7 +17,7 @@ import uvicorn
 from text2sql.errors import EngineBusy, EngineDead, RequestError, Text2SQLError
 from text2sql.serving.app import create_app
 from text2sql.serving.engine import Chunk, Completion, Engine, Health, Lifecycle, Load, Options
-from text2sql.serving.server import listening
+from text2sql.serving.server import listening, uvicorn_config
 from text2sql.serving.settings import ServerSettings
 
 SINGERS = "CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER)"
@@ -154,12 +154,9 @@ class Running:
 @contextlib.contextmanager
 def running(engine: Engine, wait: bool = True, **settings: Any) -> Iterator[Running]:
     """A server with these settings until the context ends."""
-    chosen = ServerSettings(**{"port": 0, "guard_processes": 1} | settings)
+    chosen = ServerSettings(**{"port": 0, "guard_processes": 1, "drain_seconds": 5} | settings)
     app = create_app(chosen, engine)
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", timeout_keep_alive=75, timeout_graceful_shutdown=5
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn_config(app, chosen))
     loops: list[asyncio.AbstractEventLoop] = []
     with listening("127.0.0.1", 0) as found:
 

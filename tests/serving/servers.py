@@ -36,7 +36,6 @@ def free_port() -> int:
 @contextlib.contextmanager
 def postgres() -> Iterator[int]:
     """A PostgreSQL that asks for a password; its port. Skips where it cannot be had."""
-    pytest.importorskip("psycopg", reason="no psycopg: pip install 'psycopg[binary]'")
     initdb, server = program("initdb"), program("postgres")
     if not initdb or not server:
         pytest.skip("no PostgreSQL here: apt-get install postgresql")

@@ -13,7 +13,8 @@ from text2sql.data.prompt import render_prompt
 from text2sql.errors import DatabaseError, ExecutionError, QueryTimeoutError
 from text2sql.serving.answering import Answer, Candidate, answer, repair_prompt
 from text2sql.serving.cells import Cells
-from text2sql.sql.guard import Guard, Reason
+from text2sql.sql.guard import Guard
+from text2sql.sql.objections import Reason
 
 CONTEXT = "CREATE TABLE singer (name VARCHAR, age INTEGER)"
 GOOD, BAD, WRITE = "SELECT name FROM singer", "SELECT nmae FROM singer", "DROP TABLE singer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -132,6 +133,25 @@ def test_schema_of_the_server_s_database_is_taken_where_none_is_sent(client: htt
     assert schema["tables"][0]["columns"][1] == {"name": "name", "type": "TEXT"}
 
 
+def test_questions_that_come_together_look_at_the_database_once(server: Running, monkeypatch: pytest.MonkeyPatch):
+    service = server.app.state.service
+    looks: list[str] = []
+
+    async def describe(where: str) -> str:
+        looks.append(where)
+        return await type(service.guard).describe(service.guard, where)
+
+    monkeypatch.setattr(service.guard, "describe", describe)
+    service._described = (0.0, "")
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            return await asyncio.gather(*(client.get("/schema") for _ in range(10)))
+
+    assert {response.status_code for response in asyncio.run(all_at_once())} == {200}
+    assert len(looks) == 1
+
+
 def events(response: httpx.Response) -> list[tuple[str, Any]]:
     assert response.headers["content-type"].startswith("text/event-stream")
     found = []
@@ -157,6 +177,14 @@ def test_batch_answers_in_order_and_tells_errors_apart(client: httpx.Client):
     found = client.post("/generate/batch", json={"requests": questions}).json()["responses"]
     assert [one.get("sql") for one in found] == [OLD, COUNT, None, "SELECT name FROM singer"]
     assert found[2]["error"]["code"] == "schema_unusable"
+
+
+def test_batch_with_a_field_out_of_bounds_is_refused(client: httpx.Client):
+    """As the document says, and before anything is asked."""
+    response = client.post("/generate/batch", json={"requests": [asked(), asked(dialect="postgrez")]})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (422, "requests.1.dialect")
+    assert "did you mean postgres" in error["message"]
 
 
 def test_batch_is_bounded(client: httpx.Client):
@@ -254,7 +282,9 @@ def test_schema_of_a_sqlite_file(client: httpx.Client, tmp_path: Path):
 )
 def test_file_without_a_schema_is_refused(client: httpx.Client, content: bytes):
     response = client.post("/schema", files={"file": ("x.bin", content)})
-    assert (response.status_code, response.json()["error"]["code"]) == (422, "schema_unusable")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (422, "schema_unusable")
+    assert "/" not in error["message"], "no path of the server's"
 
 
 def test_form_without_a_file_is_refused(client: httpx.Client):
@@ -262,6 +292,11 @@ def test_form_without_a_file_is_refused(client: httpx.Client):
     broken = {"Content-Type": "multipart/form-data; boundary=x"}
     assert client.post("/schema", content=b"garbage", headers=broken).status_code in (400, 422)
     assert client.post("/schema", content=b"{}", headers={"Content-Type": "application/json"}).status_code == 415
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_say_what_the_server_offers(client: httpx.Client, path: str):
+    assert client.get(path).json() == {"status": "ok", "model": "scripted", "database": True, "keys": False}
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/static/docs.css", "/openapi.json", "/healthz", "/readyz", "/metrics"])

@@ -115,9 +115,8 @@ def test_where_else_is_refused(where: str, words: str, tmp_path: Path, monkeypat
 
 
 def test_a_server_out_of_reach_is_told_without_its_password():
-    pytest.importorskip("pymysql")
-    source = open_source("mysql://reader:hunter2@127.0.0.1:1/shop?charset=utf8mb4")
-    assert repr(source) == "ServerSource(mysql://127.0.0.1:1/shop)"
+    source = open_source("postgresql://reader:hunter2@127.0.0.1:1/shop?application_name=text2sql")
+    assert repr(source) == "ServerSource(postgresql://127.0.0.1:1/shop)"
     with pytest.raises(DatabaseError, match="cannot be reached") as caught:
         source.run("SELECT 1", QUICK)
     assert "hunter2" not in str(caught.value)

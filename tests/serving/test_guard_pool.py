@@ -8,18 +8,19 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from tests.sql.cases import read_hostile
-from text2sql.errors import DatabaseError, QueryTimeoutError, SqlError, UnsafeSqlError
+from text2sql.errors import DatabaseError, GuardBusy, QueryTimeoutError, SqlError, UnsafeSqlError
 from text2sql.serving.databases import Limits
 from text2sql.serving.guard_pool import GuardPool
 
 T = TypeVar("T")
 SCHEMA, HOSTILE = read_hostile()
 GOOD = "SELECT name FROM singer WHERE age > 20"
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT SUM(i) FROM n"
 STUCK = next(case.text for case in HOSTILE if case.title == "a long line of slow calls")
 
 
@@ -56,15 +57,13 @@ def test_answers_are_checked_and_told(file: Path):
 
 
 def test_errors_keep_their_kind(file: Path):
-    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT SUM(i) FROM n"
-
     async def use(pool: GuardPool) -> None:
         with pytest.raises(DatabaseError, match="does not exist"):
             await pool.run(str(file) + "x", GOOD, Limits())
         with pytest.raises(UnsafeSqlError, match="DROP"):
             await pool.run(str(file), "DROP TABLE singer", Limits())
         with pytest.raises(QueryTimeoutError, match="ran longer than 0.2 s"):
-            await pool.run(str(file), endless, Limits(seconds=0.2))
+            await pool.run(str(file), ENDLESS, Limits(seconds=0.2))
 
     with_pool(use)
 
@@ -86,7 +85,7 @@ def test_rows_1_to_7_hostile_text_leaves_a_file_as_it_was(file: Path, monkeypatc
         return errors
 
     errors = with_pool(use, size=2, patience=200)
-    assert not any("\n" in error or "no process was free" in error for error in errors)
+    assert not any("\n" in error for error in errors)
     assert sum(not error for error in errors) < len(HOSTILE) // 5  # some read a row, as anybody may
     assert hashlib.sha256(file.read_bytes()).hexdigest() == before
     assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -103,29 +102,66 @@ def test_row_6_a_query_that_nothing_interrupts_is_killed_and_the_next_is_answere
     with_pool(use)
 
 
-def test_a_process_that_is_killed_is_replaced():
+def test_a_process_that_is_killed_is_replaced_and_no_answer_is_blamed(file: Path):
     async def use(pool: GuardPool) -> None:
+        for _ in range(2):
+            assert (await pool.check(GOOD, SCHEMA)).valid
+            [process] = pool._all
+            os.kill(process.process.pid, 9)
         assert (await pool.check(GOOD, SCHEMA)).valid
+        [process] = pool._all
+        os.kill(process.process.pid, 9)
+        with pytest.raises(SqlError, match="the worker process died"):
+            await pool.run(str(file), GOOD, Limits())
+
+    with_pool(use)
+
+
+def test_an_answer_on_which_processes_die_twice_is_not_valid():
+    async def use(pool: GuardPool) -> None:
+        started = pool._started
+
+        async def doomed() -> Any:
+            process = await started()
+            os.kill(process.process.pid, 9)
+            return process
+
+        pool._started = doomed  # type: ignore[method-assign]
         [process] = pool._all
         os.kill(process.process.pid, 9)
         died = await pool.check(GOOD, SCHEMA)
         assert not died.valid
         assert "the worker process died" in died.reasons[0].message
-        assert (await pool.check(GOOD, SCHEMA)).valid
 
     with_pool(use)
 
 
-def test_without_a_process_nothing_is_valid(file: Path):
+def test_a_pool_without_a_free_process_says_so_and_nothing_about_the_sql(file: Path):
     async def use(pool: GuardPool) -> None:
-        busy = asyncio.ensure_future(pool.run(str(file), STUCK, Limits(seconds=1)))
+        busy = asyncio.ensure_future(pool.run(str(file), ENDLESS, Limits(seconds=2)))
         await asyncio.sleep(0.05)
-        refused = await pool.check(GOOD, SCHEMA)
-        assert [reason.code for reason in refused.reasons] == ["timed_out"]
-        with pytest.raises(SqlError):
+        for asked in (pool.check(GOOD, SCHEMA), pool.run(str(file), GOOD, Limits()), pool.describe(str(file))):
+            with pytest.raises(GuardBusy, match="no guard process was free"):
+                await asked
+        with pytest.raises(QueryTimeoutError):
             await busy
+        assert (await pool.check(GOOD, SCHEMA)).valid, "the next one gets the process"
 
     with_pool(use, patience=0.2)
+
+
+def test_long_queries_leave_a_process_to_checks(file: Path):
+    async def use(pool: GuardPool) -> None:
+        queries = [asyncio.ensure_future(pool.run(str(file), ENDLESS, Limits(seconds=0.5))) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        begun = time.perf_counter()
+        for _ in range(20):
+            assert (await pool.check(GOOD, SCHEMA)).valid
+        assert time.perf_counter() - begun < 0.4, "checks did not wait for a query to end"
+        ended = await asyncio.gather(*queries, return_exceptions=True)
+        assert {type(error) for error in ended} == {QueryTimeoutError}
+
+    with_pool(use, size=2)
 
 
 def test_callers_that_go_away_do_not_garble_the_next_answer():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.serving.api import COUNT, Running, ScriptedEngine, asked, running, until
-from text2sql.errors import EngineDead, EngineTimeout, ServingError
+from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running, until
+from text2sql.errors import DatabaseError, EngineDead, EngineTimeout, QueryTimeoutError, ServingError
+from text2sql.serving.databases import Limits
 from text2sql.serving.intake import parse_json
 from text2sql.serving.problems import Problem
 
@@ -43,7 +47,11 @@ def raw(server: Running, *parts: bytes, pause: float = 0.0) -> bytes:
                 time.sleep(pause)
         except (BrokenPipeError, ConnectionResetError):
             pass
-        return connection.makefile("rb").read()
+        received = b""
+        with contextlib.suppress(ConnectionResetError):  # bytes of ours were left unread
+            while more := connection.recv(65_536):
+                received += more
+        return received
 
 
 HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
@@ -72,6 +80,22 @@ def test_row_17_chunked_body_without_end_is_cut_off(server: Running):
     answer = raw(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 1_000)
     assert time.monotonic() - begun < 15
     assert answer == b"" or code_of(answer) == (413, "too_long")
+
+
+@pytest.mark.parametrize("headers", [b"X: " + b"x" * 1_000_000, b"\r\n".join(b"X%d: x" % i for i in range(100_000))])
+def test_row_17_headers_without_end_are_cut_off(server: Running, headers: bytes):
+    answer = raw(server, HEAD, headers, b"\r\nContent-Length: 0\r\n\r\n")
+    assert answer[9:12] in (b"400", b"431", b""), answer[:100]  # "": reset while it still sent
+    with server.client() as client:
+        assert client.post("/generate", json=asked()).status_code == 200
+
+
+def test_row_17_head_that_trickles_in_is_not_waited_for(server: Running):
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for sent in ([b""], [whole[:8]], [whole[:8], whole[8:20]], [whole, whole[:8]]):
+        begun = time.monotonic()
+        assert raw(server, *sent, pause=0.2).count(b"HTTP/1.1 200") == sent.count(whole)
+        assert 0.9 < time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "abc", "9" * 30])
@@ -131,37 +155,58 @@ def test_answer_that_takes_too_long_is_a_504(server: Running, engine: ScriptedEn
 @pytest.mark.parametrize(
     ("failure", "status", "code"),
     [
-        (EngineDead("gone"), 503, "engine_unavailable"),
+        (EngineDead("vLLM answers with 500: secret words"), 503, "engine_unavailable"),
         (EngineTimeout("late"), 504, "timeout"),
-        (ServingError("overflow"), 503, "engine_failed"),
+        (ServingError("secret words"), 503, "engine_failed"),
+        (DatabaseError("database postgresql://secret.internal:5432/x cannot be reached"), 503, "database_unavailable"),
         (RuntimeError("secret words"), 500, "internal_error"),
     ],
 )
 def test_engine_s_errors_have_a_status(
-    server: Running, engine: ScriptedEngine, failure: Exception, status: int, code: str
+    server: Running,
+    engine: ScriptedEngine,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+    status: int,
+    code: str,
 ):
+    """What an engine or a driver said is for the log alone."""
     engine.failure = failure
+    caplog.set_level("INFO", "text2sql.serving.observe")
     with server.client() as client:
         for stream in (False, True):
             response = client.post("/generate", json=asked(stream=stream))
             assert (response.status_code, response.json()["error"]["code"]) == (status, code)
             assert "secret" not in response.text
             assert ("retry-after" in response.headers) == (status == 503)
+            until(lambda: status != 503 or str(failure) in [getattr(line, "cause", "") for line in caplog.records])
+            caplog.clear()
+        batch = client.post("/generate/batch", json={"requests": [asked()]})
+        assert "secret" not in batch.text
     engine.failure = None
     with server.client() as client:
         assert client.post("/generate", json=asked()).status_code == 200
 
 
-def test_row_21_engine_that_hangs_is_not_ready(server: Running, engine: ScriptedEngine):
+def test_row_21_engine_that_hangs_is_not_ready(
+    server: Running, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+):
+    """What the engine says of it, a line of vLLM's log perhaps, is for our log alone, and once."""
     with server.client() as client:
-        assert client.get("/readyz").status_code == 200
+
+        def probed() -> tuple[int, str]:
+            response = client.get("/readyz")
+            return response.status_code, response.json().get("error", {}).get("message", "ok")
+
+        assert probed() == (200, "ok")
         engine.progressing = False
-        response = client.get("/readyz")
-        assert response.status_code == 503
-        assert "no token" in response.json()["error"]["message"]
+        assert [probed() for _ in range(3)] == [(503, "the engine makes no progress")] * 3
+        assert caplog.text.count("no token for 99 s") == 1
         engine.progressing, engine.alive = True, False
-        assert client.get("/readyz").status_code == 503
+        assert probed() == (503, "the engine is gone")
         assert client.get("/healthz").status_code == 200
+        engine.alive = True
+        assert probed() == (200, "ok")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -233,39 +278,106 @@ def test_full_queue_is_told_with_the_time_to_wait(server: Running, engine: Scrip
     assert engine.most_waiting <= engine.queue
 
 
-def load_test(server: Running, requests: int, clients: int) -> tuple[Counter[int], list[float]]:
-    """Statuses, and MB of the process at every tenth of the way."""
+def test_batch_size_is_seen_as_questions_go_in(server: Running, engine: ScriptedEngine):
+    """Two at a time: what is seen when answers come out would miss those that run beside."""
+
+    def seen() -> tuple[float, float]:
+        with server.client() as client:
+            lines = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines())
+        return float(lines["text2sql_batch_size_count"]), float(lines["text2sql_batch_size_sum"])
+
+    async def three() -> None:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            asking = [asyncio.ensure_future(client.post("/generate", json=asked())) for _ in range(3)]
+            while engine.running + engine.waiting < 3:
+                await asyncio.sleep(0.01)
+            after = await asyncio.to_thread(seen)
+            assert (after[0] - before[0], after[1] - before[1]) == (3, 1 + 2 + 2)
+            await asyncio.gather(*asking)
+
+    engine.seconds = 0.5
+    before = seen()
+    asyncio.run(three())
+
+
+@pytest.fixture
+def busy_guard(server: Running, tmp_path: Path) -> Iterator[None]:
+    """The server's one guard process is taken for longer than a request waits."""
+    path = tmp_path / "x.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(SINGERS)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT COUNT(*) FROM n"
+    work = server.app.state.service.guard.run(str(path), endless, Limits(seconds=2.5))
+    taken = asyncio.run_coroutine_threadsafe(work, server.loop)
+    time.sleep(0.1)
+    yield
+    assert isinstance(taken.exception(30), QueryTimeoutError)
+
+
+@pytest.mark.usefixtures("busy_guard")
+def test_busy_guard_is_a_503_and_no_verdict(server: Running, engine: ScriptedEngine):
+    chat = {"model": "scripted", "messages": [{"role": "user", "content": f"{SINGERS}; How many?"}]}
+    bodies = [("/generate", asked()), ("/generate", asked(stream=True)), ("/v1/chat/completions", chat)]
+    bodies.append(("/v1/chat/completions", chat | {"stream": True}))
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            asking = [client.post(path, json=body) for path, body in bodies]
+            return await asyncio.gather(*asking, client.post("/generate/batch", json={"requests": [asked()]}))
+
+    *answers, batch = asyncio.run(all_at_once())
+    for response in answers:
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (503, "guard_busy"), response.text
+        assert error["type"] == "service_unavailable_error"
+        assert int(response.headers["retry-after"]) >= 1
+    assert batch.json()["responses"][0]["error"]["code"] == "guard_busy"
+
+
+LOAD, CLIENTS = 5_000, 200
+"""Questions, and those who ask them, each the next one as soon as it has its answer."""
+
+
+def test_no_answer_is_lost_under_load():
+    """Far more clients than places: each gets its own answer or is told to come back, and memory stays flat."""
     counted: Counter[int] = Counter()
     memory: list[float] = []
     process = psutil.Process()
 
-    async def ask(client: httpx.AsyncClient, left: Iterator[int]) -> None:
+    async def ask(port: int, left: Iterator[int]) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for number in left:
-            response = await client.post("/generate", json=asked(question=f"How many singers? {number}"))
-            counted[response.status_code] += 1
-            said = response.json()
-            assert said.get("sql") == COUNT if response.status_code == 200 else said["error"]["code"] == "queue_full"
-            if number % max(requests // 10, 1) == 0:
+            body = json.dumps(asked(question=f"How many singers? {number}")).encode()
+            head = f"X-Request-ID: load-{number}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            writer.write(HEAD.replace(b"Connection: close\r\n", b"") + head + body)
+            status, headers = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n", 1)
+            length = int(headers.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            said = json.loads(await reader.readexactly(length))
+            counted[code := int(status.split()[1])] += 1
+            if code == 200:
+                assert (said["sql"], said["request_id"]) == (COUNT, f"load-{number}")
+            else:
+                assert said["error"]["code"] in ("queue_full", "guard_busy")
+                assert b"retry-after: " in headers
+                await asyncio.sleep(0.1)
+            if number % (LOAD // 10) == 0:
                 memory.append(process.memory_info().rss / 1e6)
+        writer.close()
+        await writer.wait_closed()
 
-    async def all_clients() -> None:
-        left = iter(range(requests))
-        limits = httpx.Limits(max_connections=clients)
-        async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False, limits=limits) as client:
-            await asyncio.gather(*(ask(client, left) for _ in range(clients)))
+    async def all_clients(port: int) -> None:
+        left = iter(range(LOAD))
+        await asyncio.gather(*(ask(port, left) for _ in range(CLIENTS)))
 
-    asyncio.run(all_clients())
-    return counted, memory
-
-
-def test_no_answer_is_lost_under_load():
-    with running(ScriptedEngine(places=16, queue=8, seconds=0.005), max_in_flight=64, request_timeout=30) as server:
-        counted, _ = load_test(server, requests=300, clients=50)
-        assert sum(counted.values()) == 300
-        assert set(counted) <= {200, 429}
-        assert counted[200] > 0
+    engine = ScriptedEngine(places=8, queue=16, seconds=0.002)
+    with running(engine, max_in_flight=64, request_timeout=30) as server:
+        asyncio.run(all_clients(server.port))
+        until(lambda: engine.running == engine.waiting == 0)
         assert server.app.state.service.places.taken == 0
-        until(lambda: server.engine.running == server.engine.waiting == 0)
+    assert sum(counted.values()) == LOAD
+    assert set(counted) <= {200, 429, 503}, counted
+    assert counted[200] >= CLIENTS // 2, counted
+    assert memory[-1] - memory[2] < 25, f"MB by tenths: {memory}"  # the first tenths fill caches
 
 
 def test_client_that_leaves_while_it_sends_is_no_fault(server: Running, engine: ScriptedEngine):

@@ -22,8 +22,23 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, 
             "onward": f"{COUNT}\n\nDROP TABLE singer",
             "drop": "DROP TABLE singer",
             "misspelt": "SELECT nam FROM singer",
+            "hopeless": "SELECT nam FROM singer",
             "several": ["SELECT 1", COUNT],
-        }
+            "mixed": [
+                "SELECT age FROM singer",
+                "SELECT age FROM singer",
+                "SELECT nam FROM singer",
+                "DROP TABLE singer",
+            ],
+            "slip": "DROP TABLE singer",
+        },
+        repairs={
+            "misspelt": "SELECT name FROM singer",
+            "hopeless": "SELECT nothing FROM singer",
+            "mixed": "SELECT name FROM singer",
+            "slip": COUNT,
+            "drop": "DROP TABLE singer",
+        },
     )
     path = key_file(tmp_path_factory.mktemp("keys"), key.line())
     with running(engine, api_keys=path, served_name="sql-model") as found:
@@ -51,7 +66,7 @@ def test_chat_completion(client: openai.OpenAI, server: tuple[Running, str]):
     found = ask(client, "How many?", max_tokens=50, stop=[";"], seed=7, temperature=0)
     [choice] = found.choices
     assert (choice.message.content, choice.message.role, choice.finish_reason) == (COUNT, "assistant", "stop")
-    assert choice.text2sql == {"valid": True, "reasons": []}
+    assert choice.text2sql == {"valid": True, "reasons": [], "repaired": False}
     assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
     assert found.id.startswith("chatcmpl-")
     options = server[0].engine.options[-1]
@@ -83,11 +98,54 @@ def test_stream(client: openai.OpenAI):
     assert len({c.id for c in chunks}) == 1
 
 
-def test_misspelt_column_leaves_with_its_fault(client: openai.OpenAI):
-    [choice] = ask(client, "misspelt").choices
+def test_failed_completion_is_repaired_once(client: openai.OpenAI, server: tuple[Running, str]):
+    found = ask(client, "misspelt", temperature=0.5, seed=3, stop=[";"])
+    [choice] = found.choices
+    assert choice.message.content == "SELECT name FROM singer"
+    assert choice.text2sql == {"valid": True, "reasons": [], "repaired": True}
+    engine = server[0].engine
+    assert "-- failed: SELECT nam FROM singer" in engine.prompts[-1]
+    assert (engine.options[-1].temperature, engine.options[-1].stop) == (0, (";",))
+    assert found.usage.prompt_tokens == sum(len(prompt.split()) for prompt in engine.prompts[-2:])
+    [slip] = ask(client, "slip").choices
+    assert (slip.message.content, slip.message.refusal, slip.finish_reason) == (COUNT, None, "stop")
+
+
+def test_each_of_several_choices_is_repaired(client: openai.OpenAI, server: tuple[Running, str]):
+    before = len(server[0].engine.prompts)
+    found = ask(client, "mixed", n=4, temperature=0.7)
+    said = [(choice.message.content, choice.text2sql["repaired"]) for choice in found.choices]
+    age, name = ("SELECT age FROM singer", False), ("SELECT name FROM singer", True)
+    assert said == [age, name, name, name]
+    assert len(server[0].engine.prompts) - before == 4 + 2, "equal completions are judged and repaired once"
+
+
+def test_completion_beyond_repair_leaves_with_its_fault(client: openai.OpenAI):
+    [choice] = ask(client, "hopeless").choices
     assert choice.message.content == "SELECT nam FROM singer"
-    assert choice.text2sql["valid"] is False
+    assert (choice.text2sql["valid"], choice.text2sql["repaired"]) == (False, True)
     assert choice.text2sql["reasons"][0]["code"] == "unknown_column"
+
+
+def test_content_is_logged_where_it_is_asked_for(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "text2sql.serving.service")
+    for wanted in (False, True):
+        caplog.clear()
+        with (
+            running(ScriptedEngine(), served_name="sql-model", log_content=wanted) as server,
+            openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client,
+        ):
+            ask(client, "How many are there?")
+            list(ask(client, "How many are there?", stream=True))
+        found = [line for line in caplog.records if line.message == "content"]
+        assert [(line.question, line.sql) for line in found] == [("How many are there?", COUNT)] * (2 * wanted)
+
+
+def test_stream_is_not_repaired_and_ends_with_the_verdict(client: openai.OpenAI):
+    chunks = list(ask(client, "misspelt", stream=True))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == "SELECT nam FROM singer"
+    verdict = chunks[-1].choices[0].text2sql
+    assert (verdict["valid"], verdict["repaired"], verdict["reasons"][0]["code"]) == (False, False, "unknown_column")
 
 
 def test_what_does_more_than_read_is_withheld(client: openai.OpenAI):

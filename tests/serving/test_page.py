@@ -20,11 +20,11 @@ import pytest
 from tests.serving.api import SINGERS, Running, ScriptedEngine, key_file, running, until
 from text2sql.errors import EngineBusy
 from text2sql.serving.auth import make_key
-from text2sql.serving.cells import to_cells, to_csv
+from text2sql.serving.cells import to_csv
 from text2sql.serving.engine import Chunk, Options
 from text2sql.serving.messages import MAX_CANDIDATES, MAX_QUESTION_CHARS
 from text2sql.serving.operations import PAGE
-from text2sql.sql.guard import Code
+from text2sql.sql.objections import Code
 from text2sql.sql.render import DIALECTS
 
 if TYPE_CHECKING:
@@ -355,7 +355,7 @@ def test_a_file_that_cannot_be_read_leaves_the_schema(server: Running, look: Ope
 # A database
 
 
-def test_rows_are_shown_and_saved_without_formulas(with_database: Running, look: Open):
+def test_row_13_rows_are_shown_and_saved_without_formulas(with_database: Running, look: Open):
     seen = look(with_database)
     seen.page.wait_for_selector("#execute-label", state="visible")
     assert seen.page.input_value("#schema").startswith("CREATE TABLE singer")
@@ -388,7 +388,7 @@ def test_without_running_there_are_no_rows(with_database: Running, look: Open):
 # Hostile text
 
 
-def test_html_stays_text_wherever_it_comes_from(with_database: Running, look: Open):
+def test_row_12_html_stays_text_wherever_it_comes_from(with_database: Running, look: Open):
     seen = look(with_database)
     page = seen.page
     page.wait_for_selector("#execute-label", state="visible")
@@ -498,6 +498,18 @@ def test_a_key_is_asked_for_and_kept_for_this_tab(engine: GatedEngine, tmp_path:
         assert page.locator("#key-dialog").is_hidden()
 
 
+def test_opening_the_page_leaves_the_console_empty(with_database: Running, tmp_path: Path, look: Open):
+    """Nothing is asked for that is not there: a database's schema only of a server with one, and of whom it knows."""
+    keys = key_file(tmp_path, make_key("ann")[1].line())
+    with running(ScriptedEngine()) as plain, running(ScriptedEngine(), api_keys=keys, database="x.db") as keyed:
+        for server in (plain, keyed, with_database):
+            seen = look(server)
+            seen.page.wait_for_load_state("networkidle")
+            assert seen.faults == []
+            assert seen.page.is_visible("#key-button") == (server is keyed)
+            assert any(url.endswith("/schema") for url in seen.requests) == (server is with_database)
+
+
 def test_a_busy_server_is_asked_again_after_the_wait(server: Running, engine: GatedEngine, look: Open):
     seen = look(server)
     engine.failure = EngineBusy("64 questions wait already", retry_after=2)
@@ -506,7 +518,7 @@ def test_a_busy_server_is_asked_again_after_the_wait(server: Running, engine: Ga
         seen.page.wait_for_selector("#problem h2:has-text('The server is busy')")
     finally:
         engine.failure = None
-    assert "64 questions wait already." in seen.page.inner_text("#problem")
+    assert "The queue is full; ask again later." in seen.page.inner_text("#problem")
     assert re.search(r"in [12] s", seen.page.inner_text("#problem"))
     again = seen.page.locator("#problem button")
     assert again.is_disabled()
@@ -517,8 +529,8 @@ def test_a_busy_server_is_asked_again_after_the_wait(server: Running, engine: Ga
 
 
 def test_the_rate_says_how_long_to_wait(look: Open):
-    with running(ScriptedEngine(), rate_limit="2/hour") as server:
-        seen = look(server)  # spends one: whether there is a database
+    with running(ScriptedEngine(), rate_limit="1/hour") as server:
+        seen = look(server)
         seen.answered("How many?", SINGERS)
         seen.ask("And now?")
         seen.page.wait_for_selector("#problem h2:has-text('That was a lot of questions')")
@@ -635,14 +647,14 @@ CELLS: Sequence[str | int | float | None] = (
 )
 
 
-def test_csv_is_the_servers_own(server: Running, look: Open):
+def test_row_13_csv_of_the_page_is_the_terminals(server: Running, look: Open):
     page = look(server).page
     for columns, rows in (
         (["=a", "b"], [list(pair) for pair in itertools.pairwise(CELLS)]),
         (["a"], [[c] for c in CELLS]),
     ):
         made = page.evaluate("([c, r]) => import('./static/csv.js').then(m => m.toCsv(c, r))", [columns, rows])
-        assert made == to_csv(to_cells(columns, rows, truncated=False))
+        assert made == to_csv(columns, rows)
 
 
 QUERIES = (

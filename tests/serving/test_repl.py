@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
+import io
 import json
 import os
 import re
@@ -141,7 +143,12 @@ def piped(text: str, home: Path, **more: str) -> subprocess.CompletedProcess[str
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
     path = tmp_path / "the singers.sqlite"
-    rows = [(1, "Ann", 31), (2, "\x1b]0;owned\x07\x9b2J", None), *((i, f"n{i}", i) for i in range(3, 80))]
+    rows = [
+        (1, "Ann", 31),
+        (2, "\x1b]0;owned\x07\x9b2J", None),
+        (3, "=1+1", 3),
+        *((i, f"n{i}", i) for i in range(4, 80)),
+    ]
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(SINGERS)
         connection.executemany("INSERT INTO singer VALUES (?, ?, ?)", rows)
@@ -171,6 +178,8 @@ def test_a_session_in_a_terminal(tmp_path: Path, database: Path):
         assert "(the first 50 of 79 rows)" in said
         assert "NULL" in said
         assert r"\x1b]0;owned\x07\x9b2J" in said
+        assert "79 rows written" in it.ask(f"/csv {tmp_path}/rows.csv")
+        assert "File exists" in it.ask(f"/csv {tmp_path}/rows.csv")
         assert "after one more try" in it.ask("misspelt")
         assert "only SELECT is allowed" in it.ask("hopeless")
         assert "no table concert" in it.ask("missing table")
@@ -189,6 +198,9 @@ def test_a_session_in_a_terminal(tmp_path: Path, database: Path):
         assert "No such file" in it.ask("/schema absent.sql")
         it.type("/quit\r")
         assert it.ended() == 0
+    saved = list(csv.reader(io.StringIO((tmp_path / "rows.csv").read_text("utf-8-sig"))))
+    assert saved[:2] + saved[3:4] == [["id", "name", "age"], ["1", "Ann", "31"], ["3", "'=1+1", "3"]]
+    assert len(saved) == 80
     assert "\x1b]0;owned" not in it.raw
     assert "\x1b[2J" not in it.raw
     assert database.read_bytes() == before
@@ -270,6 +282,7 @@ def test_a_real_model_in_a_terminal(tiny_model: Path, tmp_path: Path):
         it.type("How old?\r")
         it.until("…")
         it.type("\x03")
+        it.until("stopped")
         it.until("text2sql> ")
         assert re.search(r"\d+ tokens", it.ask("How old is it?"))
         it.type("\x04")

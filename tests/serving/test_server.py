@@ -220,6 +220,19 @@ def test_model_that_loads_slowly_or_not_is_not_ready():
         assert client.get("/healthz").status_code == 200
 
 
+def test_fault_of_ours_while_the_model_loads_is_told(caplog: pytest.LogCaptureFixture):
+    """Not "the model is being loaded", for ever."""
+
+    class Faulty(ScriptedEngine):
+        async def start(self) -> None:
+            raise RuntimeError("no kernel for this card")
+
+    with running(Faulty(), wait=False) as server, server.client() as client:
+        until(lambda: server.app.state.service.failed)
+        assert "could not be loaded" in client.get("/readyz").json()["error"]["message"]
+    assert "RuntimeError: no kernel for this card" in caplog.text
+
+
 def test_taken_port_is_told(started: list[Process]):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = Process("-c", SLOW, str(taken.getsockname()[1]), "0")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from text2sql.errors import SqlError
 from text2sql.evaluation.suite import judge_row
-from text2sql.sql.names import Invented, adheres, adheres_to, invented_names, nearest_names
+from text2sql.sql.names import adheres, adheres_to, invented_names
 from text2sql.sql.parse import parse
 from text2sql.sql.schema import parse_schema
 
@@ -37,20 +36,11 @@ def test_the_judge_says_the_same(query: str, names: list[str]):
         assert score.error.startswith(("no such column", "no such table", "cannot join using column")), score.error
 
 
-@pytest.mark.parametrize("case", FIXTURE["nearest"], ids=lambda case: case["name"])
-def test_nearest_names(case: dict[str, Any]):
-    assert nearest_names(Invented(case["kind"], case["name"]), SCHEMA) == case["nearest"]
-
-
 def test_text_that_is_no_query_adheres_to_nothing():
     for text in ("", "no SQL", "DROP TABLE singer", "SELECT name FROM singer; SELECT 1", "SELECT " + "(" * 500):
         assert not adheres(text, SCHEMA)
     assert not adheres_to("SELECT name FROM singer", "no schema")
     assert adheres_to("SELECT name FROM singer", CONTEXT)
-
-
-def test_a_long_name_is_looked_up_in_no_time():
-    assert nearest_names(Invented("column", "x" * 1_000_000), SCHEMA) == []
 
 
 WORDS = st.sampled_from(

@@ -8,7 +8,15 @@ import pytest
 
 from tests.sql.cases import Hostile, read_hostile
 from text2sql.errors import ParseError, SqlError, UnsafeSqlError
-from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, first_statement, orders_rows, parse, parse_statements
+from text2sql.sql.parse import (
+    MAX_QUERY_CHARS,
+    assert_read_only,
+    first_statement,
+    one_line,
+    orders_rows,
+    parse,
+    parse_statements,
+)
 
 NOT_SEEN_IN_THE_TREE = re.compile(  # what the authorizer, limits, deadlines and SQLite's own checks stop
     "function|no such (?:column|function)|ran longer|past its deadline|too (?:big|large|many)|parser stack overflow"
@@ -222,3 +230,8 @@ def test_first_statement_of_any_text_is_found_quickly(text: str):
     started = time.perf_counter()
     first_statement(text)
     assert time.perf_counter() - started < 1
+
+
+def test_one_line_leaves_nothing_that_ends_or_hides_a_line():
+    assert one_line("a\r\nb\u2028c\x00d\u202ee\x85f  g", 20) == "a b c\ufffdd\ufffde f g"
+    assert one_line("x" * 1_000_000, 10) == "x" * 9 + "…"

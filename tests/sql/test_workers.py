@@ -11,7 +11,7 @@ import pytest
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import run_query
 from text2sql.sql.schema import parse_schema
-from text2sql.sql.workers import map_rows
+from text2sql.sql.workers import Failure, map_rows
 
 HERE = "tests.sql.test_workers"
 
@@ -37,12 +37,12 @@ def misbehave(item: str) -> str:
     return f"{item}: done"
 
 
-def failed(item: str, reason: str) -> str:
-    return f"{item}: {reason}"
+def failed(item: str, failure: Failure) -> str:
+    return f"{item}: {failure.words}"
 
 
-def never(item: object, reason: str) -> None:
-    raise AssertionError(f"{item}: {reason}")
+def never(item: object, failure: Failure) -> None:
+    raise AssertionError(f"{item}: {failure.words}")
 
 
 def test_answers_come_in_the_order_of_the_items():
@@ -93,7 +93,7 @@ def late(item: float) -> float:
 def test_only_items_that_take_too_long_are_blamed():
     """Items that end about when the patrol comes: killed or answered, but never in the place of another."""
     items = [0.0, 0.7, 0.0, 0.72, 0.0, 0.75, 0.0, 0.8]
-    answers = map_rows(f"{HERE}:late", items, 0.7, lambda _, reason: reason, processes=1)
+    answers = map_rows(f"{HERE}:late", items, 0.7, lambda _, failure: failure.words, processes=1)
     for item, answer in zip(items, answers, strict=True):
         assert answer == item or (item >= 0.7 and answer == "took more than 0.7 s"), (item, answer)
 
@@ -145,14 +145,16 @@ def query(sql: str) -> str:
 def test_a_query_that_nothing_interrupts_ends_its_worker():
     """A row of a thousand slow calls has no jump at which SQLite would look at the time: minutes, if it were let."""
     started = time.perf_counter()
-    answers = map_rows(f"{HERE}:query", ["SELECT 1", LINE, "SELECT 2"], 600, lambda _, reason: reason, processes=1)
+    answers = map_rows(
+        f"{HERE}:query", ["SELECT 1", LINE, "SELECT 2"], 600, lambda _, failure: failure.words, processes=1
+    )
     assert answers == ["[(1,)]", "a query went on past its deadline and could not be interrupted", "[(2,)]"]
     assert time.perf_counter() - started < 20
 
 
 def test_a_query_within_its_time_leaves_no_alarm_behind():
     items = ["SELECT 1", "SELECT nobody", "sleep"]
-    answers = map_rows(f"{HERE}:query_or_sleep", items, 30, lambda _, reason: reason, processes=1)
+    answers = map_rows(f"{HERE}:query_or_sleep", items, 30, lambda _, failure: failure.words, processes=1)
     assert answers == ["[(1,)]", "ExecutionError: no such column: nobody", "slept"]
 
 

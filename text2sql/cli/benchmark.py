@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from text2sql.cli.options import DEFAULT_CONFIG, Config, Overrides, guarded, settings_of
-
-GATE_FAILED = 3
+from text2sql.errors import GATE_FAILED
 
 
 class Mode(StrEnum):
@@ -46,6 +45,10 @@ def benchmark(
     against: Annotated[
         list[str] | None, typer.Option(help="Another model folder or hub name to compare with; repeatable.")
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model, judged with the plain prompt and with examples; --gate then asks to beat both."),
+    ] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Hold the figures against the config's gate.")] = False,
 ) -> None:
     """Judge a model, a server or a file of predictions: figures with intervals to stdout, a report to --output.
@@ -67,7 +70,7 @@ def benchmark(
         settings = settings_of(config, overrides)
         check_writable(output.parent)
         url = f"http://{host}:{port}" if mode is Mode.VLLM else None
-        candidates = Candidates(model, url, predictions, tuple(against or ()))
+        candidates = Candidates(model, url, predictions, tuple(against or ()), base)
         evaluation, verdict = judge(settings, candidates, test_data)
         _write(output, evaluation, verdict if gate else None, settings.evaluation.report_examples)
         return GATE_FAILED if gate and not verdict.passed else 0

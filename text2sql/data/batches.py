@@ -98,10 +98,11 @@ def _no_other_bars() -> Iterator[None]:
         enable_progress_bars()
 
 
-class TextRows(Sequence[tuple[str, ...]]):
+class TextRows(Sequence[tuple[Any, ...]]):
     """Texts of rows, or of those at some positions, as tuples that are made when they are asked for."""
 
     def __init__(self, rows: Dataset, columns: Sequence[str], positions: Sequence[int] | None = None) -> None:
+        self.columns = tuple(columns)
         table = rows.select_columns(list(columns)).with_format("arrow")[:]
         self._columns = [table.column(name).combine_chunks() for name in columns]
         self._positions = range(rows.num_rows) if positions is None else positions

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from text2sql.config import DataSection
 from text2sql.data import FIELDS
 from text2sql.data.batches import Batch, TextRows, map_batches, read_batches
-from text2sql.data.load import PROBLEM, read_file
+from text2sql.data.formats import PROBLEM, read_file
 from text2sql.data.prompt import plain_question
 from text2sql.data.verdict import Verdict, check_queries, field_verdict
 from text2sql.errors import DataError
@@ -74,9 +74,10 @@ def check_rows(rows: Dataset, data: DataSection) -> CheckedRows:
 
     Reasons: not_text, empty_field, nul_byte, too_long, duplicate (question, context and answer of an earlier row),
     context_unparsable, context_does_not_build, answer_unparsable, not_read_only, function_not_allowed, does_not_run,
-    timeout; with data.repair also types_differ (a number compared with text) and conflicting_answers (one question and
-    context, several answers: none of them can be trusted). Without it rows stay as they are, and SQLite's reading of
-    "text" as a string is accepted. in_benchmark: data.benchmark asks the same question.
+    timeout; of rows that name a database, database_disagrees; with data.repair also types_differ (a number compared
+    with text) and conflicting_answers (one question and context, several answers: none of them can be trusted). Without
+    it rows stay as they are, and SQLite's reading of "text" as a string is accepted. in_benchmark: data.benchmark asks
+    the same question.
 
     Raises:
         DataError: there are no rows, or data.benchmark cannot be read.
@@ -116,7 +117,7 @@ def _benchmark_questions(data: DataSection) -> frozenset[str]:
     """What the external benchmark asks, so that it stays a test."""
     if data.benchmark is None:
         return frozenset()
-    table = read_file(data.benchmark)
+    table = read_file(data.benchmark, (data.question_column,))
     if data.question_column not in table.column_names:
         raise DataError(
             f"data.benchmark = {str(data.benchmark)!r} has no column {data.question_column}; rename it there"
@@ -155,8 +156,9 @@ def _find_conflicts(found: _Findings) -> None:
 def _check_queries(found: _Findings, data: DataSection) -> None:
     """Judge the SQL of all rows that nothing is known against."""
     good = found.good()
-    pairs = TextRows(found.rows, ("context", "answer"), good)
-    answers = check_queries(pairs, data.query_timeout, data.repair, "checking rows")
+    more = [name for name in ("accepted", "database") if name in found.rows.column_names]
+    texts = TextRows(found.rows, ("context", "answer", *more), good)
+    answers = check_queries(texts, data.query_timeout, data.repair, "checking rows", data.databases)
     questions = TextRows(found.rows, ("question",))
     for i, answer in zip(good, answers, strict=True):
         if answer and "reason" in answer:

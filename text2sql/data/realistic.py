@@ -39,7 +39,8 @@ def make_realistic(rows: Dataset, wanted: RealisticSection, seed: int, timeout: 
     """The rows with contexts as `wanted` asks; deterministic by seed, context and question, whatever their order.
 
     What is added comes from these rows alone: make splits first. A context on which the gold would no longer run stays
-    as it is, and so does that of SELECT *, whose result would change. The context before is kept in `plain_context`.
+    as it is, and so do that of SELECT *, whose result would change, and that of a row with a database of its own. The
+    context before is kept in `plain_context`.
     """
     if (
         not wanted.changes or not rows.num_rows or "plain_context" in rows.column_names
@@ -55,8 +56,9 @@ def make_realistic(rows: Dataset, wanted: RealisticSection, seed: int, timeout: 
     verdicts = check_queries(TextRows(rich, ("context", "answer")), timeout, False, "checking rows again")
 
     def kept(batch: dict[str, list[str]], positions: list[int]) -> dict[str, list[str]]:
-        contexts = zip(positions, batch["context"], batch["plain_context"], strict=True)
-        return {"context": [plain if verdicts[i] else new for i, new, plain in contexts]}
+        real = batch.get("database") or [""] * len(positions)
+        contexts = zip(positions, real, batch["context"], batch["plain_context"], strict=True)
+        return {"context": [plain if verdicts[i] or file else new for i, file, new, plain in contexts]}
 
     return map_batches(rich, kept, "writing rows", positions=True)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sqlglot import exp
 
 from text2sql.data import FIELDS
-from text2sql.data.batches import progress
+from text2sql.data.batches import TextRows, progress
+from text2sql.data.databases import database_path, run_on_files
 from text2sql.data.repair import Repaired, repair
 from text2sql.errors import (
     ExecutionError,
@@ -22,7 +24,7 @@ from text2sql.sql.database import build_database
 from text2sql.sql.execute import run_query
 from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, leading_word, parse
 from text2sql.sql.schema import MAX_CONTEXT_CHARS, parse_schema
-from text2sql.sql.workers import map_rows
+from text2sql.sql.workers import Failure, map_rows
 
 _MAX_CHARS = {"question": 20_000, "context": MAX_CONTEXT_CHARS, "answer": MAX_QUERY_CHARS}
 
@@ -58,50 +60,80 @@ def field_verdict(row: Sequence[Any]) -> Verdict | None:
     return None
 
 
-def check_queries(pairs: Sequence[tuple[str, ...]], timeout: float, mend: bool, label: str) -> list[Any]:
-    """What `check_item` says of pairs of context and answer, in processes that may hang or die; under a bar."""
-    with progress(label, len(pairs)) as advance:
+def check_queries(
+    rows: TextRows, timeout: float, mend: bool, label: str, databases: Path | None = None
+) -> list[dict[str, Any] | None]:
+    """What `check_item` says of each row, in processes that may hang or die; under a bar.
+
+    Args:
+        rows: of context and answer, perhaps also of accepted and database.
+        databases: folder of the files that rows name; without it these names do not count.
+    """
+    settings = {"timeout": timeout, "mend": mend, "folder": str(databases) if databases else None}
+    with progress(label, len(rows)) as advance:
         return map_rows(
             "text2sql.data.verdict:check_item",
-            _Items(pairs, timeout, mend),
-            seconds_an_item=30.0 + 2 * timeout,
+            _Items(rows, settings),
+            seconds_an_item=30.0 + 4 * timeout,
             on_failure=_failed,
             on_done=advance,
         )
 
 
-class _Items(Sequence[tuple[Any, ...]]):
-    """Pairs as items for a worker, each made when it is sent."""
+class _Items(Sequence[dict[str, Any]]):
+    """Rows as items for a worker, each made when it is sent."""
 
-    def __init__(self, pairs: Sequence[tuple[str, ...]], *arguments: Any) -> None:
-        self._pairs, self._arguments = pairs, arguments
+    def __init__(self, rows: TextRows, settings: dict[str, Any]) -> None:
+        self._rows, self._settings = rows, settings
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return (*self._pairs[index], *self._arguments)
+        return self._settings | dict(zip(self._rows.columns, self._rows[index], strict=True))
 
 
-def _failed(_item: Any, reason: str) -> dict[str, str]:
-    slug = "timeout" if reason.startswith("took") else "does_not_run"
-    return {"reason": slug, "detail": f"checking it failed: {reason}"}
+def _failed(_item: Any, failure: Failure) -> dict[str, str]:
+    return {"reason": "timeout" if failure.late else "does_not_run", "detail": f"checking it failed: {failure.words}"}
 
 
-def check_item(item: Sequence[Any]) -> dict[str, Any] | None:
-    """What a worker does with one row, (context, gold, timeout, whether to repair).
+def check_item(item: dict[str, Any]) -> dict[str, Any] | None:
+    """What a worker does with one row: the texts of its columns, and timeout, mend, folder.
 
     Returns:
         None when it is good as it is, `reason` and `detail` when it is not, and `context`, `answer` and `repairs` when
         it is good once repaired.
     """
-    context, gold, timeout, mend = item
-    mended = repair(context, gold) if mend else Repaired(context, gold)
-    verdict = _sql_verdict(mended, timeout, forgiving=not mend)
+    mend, texts = item["mend"], (item["context"], item["answer"])
+    mended = repair(*texts) if mend else Repaired(*texts)
+    verdict = _row_verdict(mended, item)
     if verdict:
         return dict(zip(("reason", "detail"), verdict, strict=True))
     if mended.repairs:
         return {"context": mended.context, "answer": mended.answer, "repairs": mended.repairs}
+    return None
+
+
+def _row_verdict(row: Repaired, item: dict[str, Any]) -> Verdict | None:
+    """On the gold, on the others that are as right, and on the row's own database; the first that is no good."""
+    timeout, accepted = item["timeout"], item.get("accepted") or []
+    if verdict := _sql_verdict(row, timeout, forgiving=not item["mend"]):
+        return verdict
+    for number, other in enumerate(accepted, start=1):
+        if verdict := _sql_verdict(Repaired(row.context, other), timeout, forgiving=True):
+            return verdict[0], f"accepted query {number}: {verdict[1]}"
+    if item["folder"] and item.get("database"):
+        return _file_verdict(Path(item["folder"]), item["database"], [row.answer, *accepted], timeout)
+    return None
+
+
+def _file_verdict(folder: Path, name: str, queries: list[str], timeout: float) -> Verdict | None:
+    try:
+        run_on_files(database_path(folder, name), queries, timeout)
+    except QueryTimeoutError as error:
+        return "timeout", f"on {name}: {error}"
+    except SqlError as error:
+        return "database_disagrees", f"{name}: {error}"
     return None
 
 

@@ -111,7 +111,8 @@ class Backend:
         """Until its requests have ended, or the time is over."""
         if self.held:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
 
     async def stop(self) -> None:
         """End it and everything it started."""
@@ -157,7 +158,7 @@ class Backend:
 
     async def _launch(self) -> None:
         self.port = free_port()
-        log = Path(self.spec.log)
+        log, folder = self._log, Path(self.spec.folder)
         log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             if log.stat().st_size > LOG_BYTES:
@@ -169,7 +170,7 @@ class Backend:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             env=self.spec.environment,
-            cwd=self.spec.folder if Path(self.spec.folder).is_dir() else None,  # "" is here
+            cwd=folder if folder.is_dir() else None,
             start_new_session=True,
         )
 
@@ -196,7 +197,9 @@ class Backend:
                 return f"it was not ready for {self.spec.startup_seconds:g} s"
             assert self._keeper is not None  # noqa: S101 - for the type checker
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._keeper.wait(), WATCH_SECONDS)
+                # not wait_for: Python 3.11's forgets that it was cancelled when the process ends at that moment
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self._keeper.wait()
         return ended
 
     def _ended(self) -> str | None:
@@ -215,13 +218,15 @@ class Backend:
         return Path(self.spec.log)
 
     async def _end(self) -> None:
-        process, self._keeper = self._keeper, None
-        if process is None:
+        """Of the process. Begun again where it was cut short: it is forgotten only once it has ended."""
+        if (process := self._keeper) is None:
             return
         assert process.stdin is not None  # noqa: S101
         process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), GRACE_SECONDS + keeper.KILL_SECONDS + 5)
+            async with asyncio.timeout(GRACE_SECONDS + keeper.KILL_SECONDS + 5):
+                await process.wait()
         except TimeoutError:
             process.kill()
             await process.wait()
+        self._keeper = None

@@ -53,7 +53,7 @@ class Parity:
     asked: int
     same: int
     skipped: int
-    """Rows that the API does not take."""
+    """Rows that the API does not take, and that the evaluated model did not answer validly either."""
     example: str = ""
     """The first difference, in one line."""
 
@@ -113,6 +113,11 @@ class Asker:
                 continue
             if not reply.is_success or not isinstance(said.get("sql"), str):
                 raise DeploymentError(f"it does not answer a question ({_told(reply)})")
+            if question.valid and said.get("valid") is not True:
+                raise DeploymentError(
+                    f"it calls {_cut(said['sql'])!r} invalid, its answer to {_cut(question.question)!r}, which the "
+                    "evaluated model answered with SQL that ran"
+                )
         return reply
 
     def compare(self, questions: Sequence[Question]) -> Parity:
@@ -123,24 +128,25 @@ class Asker:
         """
         with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
             found = list(pool.map(self._first_answer, questions))
-        same, example = 0, ""
-        for question, answer in zip(questions, found, strict=True):
-            if answer is None:
-                continue
-            if alike(question.answer, answer):
+        same = skipped = 0
+        example = ""
+        for question, (answer, refusal) in zip(questions, found, strict=True):
+            if answer is None and not question.valid:
+                skipped += 1
+            elif answer is not None and alike(question.answer, answer):
                 same += 1
             else:
-                example = example or f"{_cut(answer)!r} where it was {_cut(question.answer)!r}"
-        return Parity(len(questions), same, sum(answer is None for answer in found), example)
+                example = example or f"{refusal or repr(_cut(answer or ''))} where it was {_cut(question.answer)!r}"
+        return Parity(len(questions), same, skipped, example)
 
-    def _first_answer(self, question: Question) -> str | None:
-        """Before any repair, as the evaluation takes it; None for a row that the API does not take."""
+    def _first_answer(self, question: Question) -> tuple[str | None, str]:
+        """Before any repair, as the evaluation takes it; None, and why, for a row that the API does not take."""
         reply = self._ask(question)
         if reply.status_code in UNASKABLE:
-            return None
+            return None, f"refused ({_told(reply)})"
         try:
             said = _json(reply)
-            return str((said["candidates"] or [said])[0]["sql"])
+            return str((said["candidates"] or [said])[0]["sql"]), ""
         except (KeyError, TypeError):
             raise DeploymentError(f"it does not answer a question ({_told(reply)})") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ import text2sql
 from text2sql.config import DeploySection
 from text2sql.deployment.release import Release
 from text2sql.serving import supervisor
+from text2sql.serving.settings import PREFIX
+from text2sql.serving.supervisor import LOOPBACK
 
 PROJECT = Path(text2sql.__file__).parents[1]
 VLLM_PYTHON = PROJECT / ".venv-vllm" / "bin" / "python"
@@ -26,22 +27,12 @@ def engine_of(section: DeploySection) -> str:
     return "vllm" if VLLM_PYTHON.exists() else "transformers"
 
 
-def serve_command(section: DeploySection, logs: Path, release: Release, folder: Path) -> list[str]:
-    """The API over a model folder; takes `--port N` besides."""
-    engine = engine_of(section)
-    more: dict[str, Any] = {"served_name": release.name, "drain_seconds": section.drain_seconds}
-    if engine == "vllm":
-        more |= {
-            "vllm_python": str(VLLM_PYTHON),
-            "vllm_log": str(logs / f"vllm-{release.version}.log"),
-            "vllm_startup_seconds": section.startup_seconds,
-        }
-    settings = [f"{key}={json.dumps(value)}" for key, value in (more | section.server).items()]
+def serve_command(section: DeploySection, folder: Path) -> list[str]:
+    """The API over a model folder; takes `--port N` besides. Its other settings come by `environment`."""
     return [
-        *(*PYTHON, "-m", "text2sql", "serve", "--mode", "api", "--host", "127.0.0.1"),
-        *("--model", str(folder), "--engine", engine),
+        *(*PYTHON, "-m", "text2sql", "serve", "--mode", "api", "--host", LOOPBACK),
+        *("--model", str(folder), "--engine", engine_of(section)),
         *(("--api-keys", str(section.api_keys.absolute())) if section.api_keys else ()),
-        *(word for setting in settings for word in ("--set", setting)),
     ]
 
 
@@ -50,8 +41,25 @@ def gateway_command(state: Path) -> list[str]:
     return [*PYTHON, "-m", "text2sql.deployment.gateway", str(state)]
 
 
-def environment() -> dict[str, str]:
-    """What a server needs and the settings of the API; no keys, no cloud credentials, and no way to a hub."""
-    ours = {name: value for name, value in os.environ.items() if name.startswith("TEXT2SQL_")}
+def server_variables(section: DeploySection, logs: Path, release: Release) -> dict[str, str]:
+    """The settings of a server as variables. Every user of a machine can read a command line, and the URL of a database
+    may hold a password."""
+    found: dict[str, Any] = {"served_name": release.name, "drain_seconds": section.drain_seconds}
+    if engine_of(section) == "vllm":
+        found |= {
+            "vllm_python": VLLM_PYTHON,
+            "vllm_log": logs / f"vllm-{release.version}.log",
+            "vllm_startup_seconds": section.startup_seconds,
+        }
+    return {f"{PREFIX}{key.upper()}": str(value) for key, value in (found | section.server).items()}
+
+
+def environment(settings: dict[str, str] | None = None) -> dict[str, str]:
+    """What a server needs and the settings of the API; no keys, no cloud credentials, and no way to a hub.
+
+    Args:
+        settings: variables that count more than those of this process.
+    """
+    ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
     needed = supervisor.environment(str(PROJECT))  # a local folder: nothing of the hub's
-    return needed | ours | {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}
+    return needed | ours | (settings or {}) | {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}

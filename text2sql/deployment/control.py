@@ -16,14 +16,16 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from text2sql.deployment.backend import Spec
-from text2sql.deployment.state import StateFolder
+from text2sql.deployment.state import StateFolder, read_json
 from text2sql.errors import DeploymentError
 
 if TYPE_CHECKING:
     from text2sql.deployment.gateway import Gateway
 
+SOCKET = "control.sock"
 SOCKET_CHARS = 100
 """A longer path of a socket is more than some systems take."""
+SHORT_PREFIX = "text2sql-"
 
 
 def control_app(gateway: Gateway) -> Starlette:
@@ -52,33 +54,31 @@ def control_app(gateway: Gateway) -> Starlette:
         gateway.settle()
         return JSONResponse(gateway.told())
 
+    async def adopt(_: Request) -> JSONResponse:
+        gateway.promote()
+        gateway.settle()
+        return JSONResponse(gateway.told())
+
     async def stop(_: Request) -> JSONResponse:
-        gateway.ending.set()
+        gateway.stop()
         return JSONResponse({})
 
     async def refused(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 409)
 
-    orders = (begin, promote, restore, discard, settle, stop)
+    orders = (begin, promote, restore, discard, settle, adopt, stop)
     return Starlette(
         routes=[Route("/status", status), *(Route(f"/{order.__name__}", order, methods=["POST"]) for order in orders)],
         exception_handlers={DeploymentError: refused},
     )
 
 
-def socket_path(folder: StateFolder) -> Path:
-    """In the state folder, or where its path is short enough."""
-    path = folder.path / "control.sock"
-    if len(str(path)) <= SOCKET_CHARS:
-        return path
-    return Path(tempfile.mkdtemp(prefix="text2sql-")) / "control.sock"
-
-
 @contextlib.contextmanager
-def private_socket(path: Path) -> Iterator[socket.socket]:
-    """A Unix socket that its owner alone can open."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as found:
+def private_socket(folder: StateFolder) -> Iterator[tuple[Path, socket.socket]]:
+    """A Unix socket that its owner alone can open, and its path."""
+    with _short_folder(folder) as short, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as found:
+        path = short / SOCKET
+        path.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
             found.bind(str(path))
@@ -86,6 +86,21 @@ def private_socket(path: Path) -> Iterator[socket.socket]:
             os.umask(before)
         found.listen(16)
         try:
-            yield found
+            yield path, found
         finally:
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _short_folder(folder: StateFolder) -> Iterator[Path]:
+    """The state folder, or one whose path is short enough; that one goes with the gateway, or with the next one."""
+    left = Path(read_json(folder.state).get("socket", ""))
+    if left.parent != folder.path and left.parent.name.startswith(SHORT_PREFIX):  # by a gateway that was killed
+        with contextlib.suppress(OSError):
+            left.unlink(missing_ok=True)
+            left.parent.rmdir()
+    if len(str(folder.path / SOCKET)) <= SOCKET_CHARS:
+        yield folder.path
+        return
+    with tempfile.TemporaryDirectory(prefix=SHORT_PREFIX) as made:
+        yield Path(made)

@@ -2,64 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from text2sql.config import DeploySection
 from text2sql.data.files import sha256_folder
 from text2sql.deployment.backend import GRACE_SECONDS, Spec
 from text2sql.deployment.checks import Tell
-from text2sql.deployment.commands import engine_of, environment, gateway_command, serve_command
+from text2sql.deployment.client import ORDER_SECONDS, POLL_SECONDS, GatewayClient
+from text2sql.deployment.commands import engine_of, environment, serve_command, server_variables
 from text2sql.deployment.gateway import Plan
 from text2sql.deployment.release import Release
-from text2sql.deployment.state import (
-    StateFolder,
-    is_alive,
-    keep_release,
-    last_words,
-    locked,
-    read_json,
-    state_folder,
-    write_json,
-)
+from text2sql.deployment.state import StateFolder, keep_release, last_words, locked, state_folder
 from text2sql.deployment.target import Serving, Status
 from text2sql.errors import DeploymentError
+from text2sql.serving.settings import server_settings
+from text2sql.serving.supervisor import LOOPBACK
 
-ORDER_SECONDS = 30.0
-GATEWAY_SECONDS = 60.0
-"""For its start, most of which is imports."""
-POLL_SECONDS = 0.1
 TOLD_EVERY = 10.0
 ENGINE_MARGIN = 15.0
 """Seconds beyond a server's own time limit, within which it answers 504 itself."""
+BOUNDS = ("request_timeout", "body_timeout", "max_body_bytes", "max_upload_bytes")
+"""The server's settings that the gateway keeps to as well."""
 
-Command = Callable[[Release, Path], list[str]]
+Command = Callable[[Path], list[str]]
 
 
 class LocalTarget:
     """Where `deploy` of a config serves.
 
     Args:
-        command: how a release is served; takes `--port N` besides.
+        command: how a model folder is served; takes `--port N` besides.
     """
 
     def __init__(
         self, name: str, section: DeploySection, folder: StateFolder | None = None, command: Command | None = None
     ) -> None:
         self._section, self._folder = section, folder or state_folder(name)
-        self._command = command or partial(serve_command, section, self._folder.logs)
+        self._gateway = GatewayClient(self._folder)
+        self._command = command or partial(serve_command, section)
         host = f"[{section.host}]" if ":" in section.host else section.host
         self.address = f"http://{_reachable(host)}:{section.port}"
 
@@ -70,24 +57,26 @@ class LocalTarget:
 
     def status(self) -> Status:
         """As Target."""
-        told = self._told()
+        told = self._gateway.told()
         if told is None:
-            kept = read_json(self._folder.state)
+            kept = self._gateway.kept()
             found = {name: self._kept(kept.get(name)) for name in ("current", "previous")}
             detail = "the gateway does not run" + ("; deploy again to start it" if found["current"] else "")
             return Status("local", self._address_of(kept), **found, detail=detail)
         return Status(
             "local",
-            self._address_of(read_json(self._folder.state)),
+            self._address_of(self._gateway.kept()),
             current=self._serving(told["current"]),
             previous=self._serving(told["previous"]),
         )
 
     def serves(self, release: Release) -> bool:
         """As Target."""
-        told = self._told()
-        current = told["current"] if told else None
-        if current is None or current["state"] != "up" or self._is_elsewhere():
+        told = self._gateway.told()
+        if told is None or not told["settled"] or self._is_elsewhere():
+            return False
+        current = told["current"]
+        if current is None or current["state"] != "up":
             return False
         wanted = self._spec(release, self._folder.releases / release.digest)
         return Spec.from_dict(current["spec"]).asks_for(wanted)
@@ -102,28 +91,30 @@ class LocalTarget:
 
     def promote(self) -> None:
         """As Target."""
-        self._order("promote")
+        self._gateway.order("promote")
 
     def discard(self) -> None:
         """As Target."""
-        if self._told() is not None:
-            self._order("discard")
+        if self._gateway.told() is not None:
+            self._gateway.order("discard")
         self._prune()
 
     def restore(self) -> None:
         """As Target."""
-        self._order("restore", seconds=self._section.drain_seconds + ORDER_SECONDS)
+        self._gateway.order("restore", seconds=self._section.drain_seconds + ORDER_SECONDS)
         self._prune()
 
     def settle(self) -> None:
         """As Target."""
-        self._order("settle")
+        self._gateway.order("settle")
         self._prune()
 
     def rollback(self, tell: Tell) -> Release:
         """As Target. Nothing is asked of the current server, nor of any file but the previous model's own."""
         with self.alone():
-            raw = read_json(self._folder.state).get("previous")
+            if (restored := self._undo_dead(tell)) is not None:
+                return restored
+            raw = self._gateway.kept().get("previous")
             if raw is None:
                 raise DeploymentError(f"there is no version to go back to at {self.address}")
             spec = Spec.from_dict(raw | {"since": ""})
@@ -132,50 +123,31 @@ class LocalTarget:
             self._ensure_gateway(tell)
             try:
                 self._begin(spec, tell)
-                self._order("promote")
+                self._gateway.order("adopt")  # it was verified when it went live, and what it replaces may be broken
             except BaseException:
                 self.discard()
                 raise
-            self._order("settle")
             return spec.release
+
+    def _undo_dead(self, tell: Tell) -> Release | None:
+        """Of a deployment that died before its server was verified: what it replaced still runs, and serves again."""
+        told = self._gateway.told()
+        if told is None or told["settled"]:
+            return None
+        tell("the last deployment has died half-way; undoing it")
+        self.restore()
+        current = self.status().current
+        return current.release if current and current.state != "stopped" else None
 
     def stop(self, tell: Tell) -> None:
         """As Target."""
-        kept = read_json(self._folder.state)
-        pid, started = int(kept.get("pid", 0)), str(kept.get("started", ""))
-        if not is_alive(pid, started):
-            tell("nothing runs")
-            return
-        with contextlib.suppress(DeploymentError):
-            self._order("stop")
-        # What it has to wait for: requests under way, then its servers.
-        for number, seconds in (
-            (signal.SIGTERM, self._section.drain_seconds + 2 * GRACE_SECONDS),
-            (signal.SIGKILL, ORDER_SECONDS),
-        ):
-            if self._gone(pid, started, seconds):
-                tell("stopped")
-                return
-            os.kill(pid, number)
-        raise DeploymentError(f"the gateway (process {pid}) does not end; its log is {self._log}")
-
-    def _gone(self, pid: int, started: str, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while is_alive(pid, started):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(POLL_SECONDS)
-        return True
-
-    @property
-    def _log(self) -> Path:
-        return self._folder.logs / "gateway.log"
+        tell("stopped" if self._gateway.end(self._section.drain_seconds) else "nothing runs")
 
     def _spec(self, release: Release, folder: Path) -> Spec:
         return Spec(
             release,
-            self._command(release, folder),
-            environment(),
+            self._command(folder),
+            environment(server_variables(self._section, self._folder.logs, release)),
             str(self._folder.logs / f"version-{release.version}.log"),
             str(Path.cwd()),
             engine_of(self._section),
@@ -186,7 +158,7 @@ class LocalTarget:
         """Start a candidate and wait until it is ready; its address."""
         begun = told_at = time.monotonic()
         tell(f"starting {spec.release.title} with {spec.engine or 'its engine'}")
-        candidate = self._order("begin", spec.to_dict())["candidate"]
+        candidate = self._gateway.order("begin", spec.to_dict())["candidate"]
         # the gateway itself ends a start that takes too long
         while time.monotonic() - begun < spec.startup_seconds + 2 * GRACE_SECONDS + ORDER_SECONDS:
             if candidate is None or candidate["state"] == "failed":
@@ -198,8 +170,8 @@ class LocalTarget:
                 told_at = time.monotonic()
                 tell(f"{told_at - begun:.0f} s: {last_words(Path(spec.log))}")
             time.sleep(POLL_SECONDS)
-            candidate = self._order("status", method="GET")["candidate"]
-        raise DeploymentError(f"the gateway does not say what became of the new server; its log is {self._log}")
+            candidate = self._gateway.order("status", method="GET")["candidate"]
+        raise DeploymentError(f"the gateway does not say what became of the new server; its log is {self._gateway.log}")
 
     def _check_key(self) -> None:
         section = self._section
@@ -213,77 +185,34 @@ class LocalTarget:
 
     def _ensure_gateway(self, tell: Tell) -> None:
         """Running, and where the settings want it."""
-        plan = self._plan()
-        if self._told() is not None:
+        if self._gateway.told() is not None:
             if self._is_elsewhere():
-                kept = self._address_of(read_json(self._folder.state))
+                kept = self._address_of(self._gateway.kept())
                 raise DeploymentError(f"clients are served at {kept}; to move to {self.address}, --pipeline stop first")
             return
         tell(f"starting the gateway at {self.address}")
-        write_json(self._folder.plan, asdict(plan))
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                gateway_command(self._folder.path),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self._folder.path,
-                env=environment(),
-                start_new_session=True,  # it outlives whoever deploys
-            )
-        deadline = time.monotonic() + GATEWAY_SECONDS
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise DeploymentError(f"the gateway does not start: {last_words(self._log)}")
-            if self._told() is not None:
-                # A daemon has no parent that waits for it, and this process no child to leave a zombie.
-                process.returncode = 0
-                return
-            time.sleep(POLL_SECONDS)
-        process.kill()
-        process.wait()
-        raise DeploymentError(f"the gateway did not start within {GATEWAY_SECONDS:g} s: {last_words(self._log)}")
+        self._gateway.start(self._plan())
 
     def _plan(self) -> Plan:
         section = self._section
-        seconds = float(section.server.get("request_timeout", 60.0)) + ENGINE_MARGIN
-        return Plan(section.host, section.port, section.drain_seconds, section.keep_previous == "running", seconds)
+        said = server_settings({key: section.server.get(key) for key in BOUNDS} | {"host": LOOPBACK})
+        return Plan(
+            section.host,
+            section.port,
+            section.drain_seconds,
+            section.keep_previous == "running",
+            said.request_timeout + ENGINE_MARGIN,
+            said.body_timeout,
+            max(said.max_body_bytes, said.max_upload_bytes),
+        )
 
     def _is_elsewhere(self) -> bool:
-        kept = read_json(self._folder.state)
+        kept = self._gateway.kept()
         return (kept.get("host"), kept.get("port")) != (self._section.host, self._section.port)
-
-    def _told(self) -> dict[str, Any] | None:
-        """The gateway's status; None where it does not run."""
-        kept = read_json(self._folder.state)
-        if not is_alive(int(kept.get("pid", 0)), str(kept.get("started", ""))):
-            return None
-        try:
-            return self._order("status", method="GET")
-        except DeploymentError:
-            return None
-
-    def _order(
-        self, what: str, body: dict[str, Any] | None = None, method: str = "POST", seconds: float = ORDER_SECONDS
-    ) -> dict[str, Any]:
-        path = read_json(self._folder.state).get("socket")
-        if path is None:
-            raise DeploymentError("the gateway does not run")
-        try:
-            with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://gateway") as client:
-                reply = client.request(method, f"/{what}", json=body, timeout=seconds)
-                said: dict[str, Any] = reply.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise DeploymentError(
-                f"the gateway does not obey ({what}: {type(error).__name__}); its log is {self._log}"
-            ) from error
-        if not reply.is_success:
-            raise DeploymentError(str(said.get("error", reply.status_code)))
-        return said
 
     def _prune(self) -> None:
         """Forget models that neither serve nor could be gone back to."""
-        kept = read_json(self._folder.state)
+        kept = self._gateway.kept()
         needed = {kept[name]["release"]["digest"] for name in ("current", "previous") if kept.get(name)}
         for folder in self._folder.releases.iterdir():
             if folder.name not in needed:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 import httpx
 
 from text2sql.deployment.backend import Backend
+from text2sql.deployment.listener import told, unavailable
 from text2sql.deployment.target import VERSION_HEADER
+from text2sql.serving.intake import slow
 from text2sql.serving.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ HOP_BY_HOP = frozenset([*_WORDS.split(), b"transfer-encoding", b"upgrade"])
 """Headers about one connection (RFC 9110, 7.6.1)."""
 CONNECT_TRIES = 5
 CONNECT_PAUSE = 0.1
-RETRY_AFTER = 5
 
 
 class _Gone(Exception):
@@ -42,10 +42,14 @@ class Proxy:
 
     Args:
         timeout: seconds without a byte from the server after which a request is given up.
+        body_timeout: seconds in which a request's body must have come.
+        max_body_bytes: the longest that any route of the server takes.
     """
 
-    def __init__(self, current: Callable[[], Backend | None], timeout: float) -> None:
-        self._current = current
+    def __init__(
+        self, current: Callable[[], Backend | None], timeout: float, body_timeout: float, max_body_bytes: int
+    ) -> None:
+        self._current, self._body_timeout, self._max_body_bytes = current, body_timeout, max_body_bytes
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeout, connect=5.0, pool=None),
             # shorter than the server's own patience: a connection that it is about to close must not be used
@@ -59,7 +63,7 @@ class Proxy:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        body = _Body(receive, scope["headers"])
+        body = _Body(receive, scope["headers"], self._body_timeout, self._max_body_bytes)
         begun = False
 
         async def pass_on(message: Message) -> None:
@@ -86,24 +90,25 @@ class Proxy:
 
     async def _answer(self, scope: dict[str, Any], body: _Body, send: Send) -> None:
         """Raises:
-        Problem: no server is there, or it breaks off.
+        Problem: no server is there, or it breaks off; the body is too long, or does not come.
         """
+        body.check_length()
         for attempt in range(CONNECT_TRIES):
             backend = self._current()
             if backend is None:
-                raise _unavailable("nothing is deployed")
+                raise unavailable("nothing is deployed")
             with backend.hold():
                 try:
                     await self._forward(backend, scope, body, send)
                     return
                 except (httpx.ConnectError, httpx.ConnectTimeout):
                     if attempt == CONNECT_TRIES - 1:
-                        raise _unavailable("the server is being started again") from None
+                        raise unavailable("the server is being started again") from None
                 except httpx.TimeoutException:
                     raise Problem(504, "timeout", "the server did not answer in time") from None
                 except httpx.TransportError as error:
                     logger.warning("the server broke off: %s", error)
-                    raise _unavailable("the server broke off the request") from error
+                    raise unavailable("the server broke off the request") from error
             await asyncio.sleep(CONNECT_PAUSE)
 
     async def _forward(self, backend: Backend, scope: dict[str, Any], body: _Body, send: Send) -> None:
@@ -120,9 +125,9 @@ class Proxy:
                 del request.headers[name]
         reply = await self._client.send(request, stream=True)
         try:
-            told = [(name.lower(), value) for name, value in reply.headers.raw if name.lower() not in HOP_BY_HOP]
-            told.append((VERSION_HEADER.lower().encode(), backend.spec.release.version.encode()))
-            await send({"type": "http.response.start", "status": reply.status_code, "headers": told})
+            headers = [(name.lower(), value) for name, value in reply.headers.raw if name.lower() not in HOP_BY_HOP]
+            headers.append((VERSION_HEADER.lower().encode(), backend.spec.release.version.encode()))
+            await send({"type": "http.response.start", "status": reply.status_code, "headers": headers})
             async for piece in reply.aiter_raw():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -131,23 +136,46 @@ class Proxy:
 
 
 class _Body:
-    """A request's body as it comes, and word of a client that goes away."""
+    """A request's body as it comes, within bounds, and word of a client that goes away."""
 
-    def __init__(self, receive: Receive, headers: list[tuple[bytes, bytes]]) -> None:
-        self._receive = receive
+    def __init__(self, receive: Receive, headers: list[tuple[bytes, bytes]], seconds: float, limit: int) -> None:
+        self._receive, self._seconds, self._limit, self._bytes = receive, seconds, limit, 0
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._length = dict(headers).get(b"content-length")  # digits, says h11
         self.is_there = any(name in (b"content-length", b"transfer-encoding") for name, _ in headers)
         self._read = asyncio.Event()
         if not self.is_there:
             self._read.set()
 
+    def check_length(self) -> None:
+        """Raises:
+        Problem: 413 for one that says it is too long.
+        """
+        if self._length is not None and int(self._length[:20]) > self._limit:
+            raise self._too_long()
+
     async def pieces(self) -> AsyncIterator[bytes]:
+        """Raises:
+        Problem: 408, 413
+        """
         while not self._read.is_set():
-            message = await self._receive()
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    message = await self._receive()
+            except TimeoutError:
+                raise slow(self._seconds) from None
             if message["type"] == "http.disconnect":
                 raise _Gone
+            piece = message.get("body", b"")
+            self._bytes += len(piece)
+            if self._bytes > self._limit:
+                raise self._too_long()
             if not message.get("more_body", False):
                 self._read.set()
-            yield message.get("body", b"")
+            yield piece
+
+    def _too_long(self) -> Problem:
+        return Problem(413, "too_long", f"the request has more than {self._limit} bytes; shorten it")
 
     async def client_gone(self) -> None:
         """Returns when it is; until the body has been read, whoever reads that will notice."""
@@ -168,14 +196,9 @@ def _address(backend: Backend, path: bytes, query: bytes) -> httpx.URL:
         raise Problem(400, "invalid_request", "this is no path") from None
 
 
-def _unavailable(words: str) -> Problem:
-    return Problem(503, "not_ready", words, retry_after=RETRY_AFTER)
-
-
 async def _tell(problem: Problem, send: Send) -> None:
-    body = json.dumps(problem.to_dict()).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body))} | problem.headers
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    headers, body = told(problem)
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     with contextlib.suppress(OSError):
         await send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await send({"type": "http.response.body", "body": body})

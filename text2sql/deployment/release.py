@@ -33,6 +33,10 @@ class Release:
     def title(self) -> str:
         return f"{self.name} version {self.version}"
 
+    def is_same_as(self, other: Release) -> bool:
+        """Whether both are the same files of the same version, however often that was judged."""
+        return (self.version, self.digest) == (other.version, other.digest)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -145,8 +145,14 @@ def deploy(
 
 
 def _check(parity: Parity, limits: Limits) -> None:
+    compared = parity.asked - parity.skipped
+    if not compared:
+        # whatever deploy.min_agreement is: nothing speaks for it
+        raise DeploymentError(
+            f"none of its answers to {parity.asked} test rows could be compared with those of the evaluated model; "
+            "raise deploy.parity_rows, or judge it again on rows that its server takes (--pipeline evaluate)"
+        )
     if parity.agreement < limits.min_agreement:
-        compared = parity.asked - parity.skipped
         raise DeploymentError(
             f"it answers {parity.same} of {compared} test rows as the evaluated model did, and deploy.min_agreement is "
             f"{limits.min_agreement:g}{f': {parity.example}' if parity.example else ''}"
@@ -171,5 +177,7 @@ def _undo(target: Target, undo: Callable[[], None], release: Release, error: Bas
         ) from error
     if isinstance(error, Text2SQLError):
         current = target.status().current
-        rest = f"version {current.release.version} serves on" if current else "nothing is served"
+        rest = "nothing is served"
+        if current is not None and current.state != "stopped":
+            rest = f"version {current.release.version} serves on"
         raise DeploymentError(f"{release.title} does not go live: {error}; {rest}") from error

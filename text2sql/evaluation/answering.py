@@ -15,7 +15,7 @@ from text2sql.data.files import sha256_folder
 from text2sql.data.prompt import encode_rows
 from text2sql.errors import DataError
 from text2sql.evaluation.types import TokenLoss
-from text2sql.training.recipe import Recipe, read_recipe
+from text2sql.training.recipe import Recipe, public_name, read_recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -50,6 +50,8 @@ class Contender:
     """How it wants to be asked, where that is known; else the rows' own prompts are asked."""
     few_shot: bool = False
     """Whether it is judged again, as <name>_few_shot, with examples before each question."""
+    verbatim: bool = False
+    """Its answers are judged as they stand; of any other, what is behind the first statement does not count."""
 
 
 def local_model(
@@ -61,23 +63,26 @@ def local_model(
     chat_template: bool = False,
     few_shot: bool = False,
 ) -> Contender:
-    """A model folder, merged or an adapter on its base, or a model of the hub, loaded in 16 bits by Transformers."""
+    """A model folder, merged or an adapter on its base, or a model of the hub, loaded in 16 bits by Transformers.
+
+    A folder with a recipe of ours is asked as that says, and `chat_template` does not count.
+    """
+    folder = Path(name) if Path(name).is_dir() else None
+    recipe = read_recipe(folder) if folder else None
 
     @contextmanager
     def opened() -> Iterator[Answerer]:
         from text2sql.training.model import load_for_inference
 
-        loaded = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template)
-        answerer = LocalModel(*loaded, evaluation, Path(name).name if Path(name).is_dir() else str(name))
+        loaded = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template and not recipe)
+        answerer = LocalModel(*loaded, evaluation, public_name(str(name)))
         del loaded
         try:
             yield answerer
         finally:
             answerer.close()
 
-    if not Path(name).is_dir():
-        return Contender(opened, few_shot=few_shot)
-    return Contender(opened, sha256_folder(Path(name)), read_recipe(Path(name)), few_shot)
+    return Contender(opened, sha256_folder(folder) if folder else None, recipe, few_shot)
 
 
 class LocalModel:
@@ -131,7 +136,8 @@ class LocalModel:
 def recorded_answers(path: Path) -> Contender:
     """Predictions in a file, in the order of the test rows: a JSON list of texts, or a line a prediction.
 
-    A line of .jsonl is a text, or an object with `prediction`; of any other file it is the SQL itself.
+    A line of .jsonl is a text, or an object with `prediction`; of any other file it is the SQL itself. They are judged
+    as they stand: two statements are no query.
 
     Raises:
         DataError: it cannot be read.
@@ -142,7 +148,7 @@ def recorded_answers(path: Path) -> Contender:
     def opened() -> Iterator[Answerer]:
         yield RecordedAnswers(path, texts)
 
-    return Contender(opened)
+    return Contender(opened, verbatim=True)
 
 
 class RecordedAnswers:
@@ -151,7 +157,7 @@ class RecordedAnswers:
     tokenizer = None
 
     def __init__(self, path: Path, texts: list[str]) -> None:
-        self.source = str(path)
+        self.source = path.name
         self._texts = texts
 
     def answers(self, prompts: Sequence[str]) -> list[str]:

@@ -39,25 +39,34 @@ class Candidates:
     predictions: Path | None = None
     against: tuple[str, ...] = ()
     """More model folders or names."""
+    base: str | None = None
+    """One more, judged as `base` and, with examples of the training rows, as `base_few_shot`."""
 
 
 def benchmark(settings: Settings, candidates: Candidates, test_data: Path | None) -> tuple[Evaluation, Verdict]:
     """Judge the candidate, and hold it against the config's gate; of a base that is not there nothing is asked.
 
     Args:
-        test_data: a prepared folder, whose test split counts; a file, of which every sound row counts; None for the
-            test split of the configured data.
+        test_data: a prepared folder, whose test split counts; a file, of which every sound row counts, and which has no
+            training rows to draw a base's examples from; None for the test split of the configured data.
 
     Raises:
         Text2SQLError: as loading, judging and the models do.
     """
-    settings = _about(settings, candidates, test_data)
-    rows = rows_to_judge(settings, test_data)
-    contenders = {"model": _candidate(settings, candidates)}
+    configured, settings = settings.model, _about(settings, candidates, test_data)
+    rows, training = rows_to_judge(settings, test_data)
+    contenders = {"model": _candidate(settings, candidates, configured)}
     for model in candidates.against:
-        contenders[_unused(Path(model).name, contenders)] = local_model(model, settings.evaluation)
-    evaluation = evaluate_systems(rows, contenders, settings)
-    return evaluation, decide(evaluation, settings.gate.model_copy(update={"beats_base": None}))
+        contenders[_unused(Path(model).name, contenders)] = _local(model, settings, configured)
+    gate = settings.gate
+    if candidates.base is None:
+        gate = gate.model_copy(update={"beats_base": None})
+    else:
+        contenders["base"] = _local(candidates.base, settings, configured, few_shot=True)
+        if training is None and settings.evaluation.few_shot:
+            logger.warning("no training rows to draw examples from: the base is asked with the plain prompt alone")
+    evaluation = evaluate_systems(rows, contenders, settings, training)
+    return evaluation, decide(evaluation, gate)
 
 
 def _about(settings: Settings, candidates: Candidates, test_data: Path | None) -> Settings:
@@ -83,8 +92,10 @@ def _unused(name: str, taken: Mapping[str, object]) -> str:
     return next(new for new in chain((name,), numbered) if new not in reserved)
 
 
-def rows_to_judge(settings: Settings, test_data: Path | None) -> Dataset:
-    """The rows to judge on, with prompts; those that are set aside are counted in a line of the log.
+def rows_to_judge(settings: Settings, test_data: Path | None) -> tuple[Dataset, Dataset | None]:
+    """The rows to judge on, with prompts, and those for training, where they are told apart.
+
+    Those that are set aside are counted in a line of the log.
 
     Raises:
         DataError: they cannot be read, or none is sound.
@@ -98,21 +109,33 @@ def rows_to_judge(settings: Settings, test_data: Path | None) -> Dataset:
     valid = checked.valid
     chat = load_tokenizer(settings.model) if settings.model.chat_template else None
     if test_data is not None and not is_prepared(test_data):
-        return format_split(valid, data.prompt_template, chat)
+        return format_split(valid, data.prompt_template, chat), None
     splits = format_splits(split_rows(valid, data), data, chat)
     if not splits["test"].num_rows:
         raise DataError(f"{test_data or 'the configured data'}: its test split is empty; raise data.test_ratio")
-    return splits["test"]
+    return splits["test"], splits["train"] if splits["train"].num_rows else None
 
 
-def _candidate(settings: Settings, candidates: Candidates) -> Contender:
+def _candidate(settings: Settings, candidates: Candidates, configured: ModelSection) -> Contender:
     limits = settings.evaluation
     if candidates.predictions is not None:
         return recorded_answers(candidates.predictions)
     if candidates.url is not None:
         return _served(candidates.url, candidates.model, limits)
     assert candidates.model is not None  # noqa: S101 - the command line asks for one of the three
-    return local_model(candidates.model, limits, trust_remote_code=settings.model.trust_remote_code)
+    return _local(candidates.model, settings, configured)
+
+
+def _local(model: str, settings: Settings, configured: ModelSection, few_shot: bool = False) -> Contender:
+    """A folder, or a model of the hub; the configured revision is that of the configured model alone."""
+    return local_model(
+        model,
+        settings.evaluation,
+        revision=configured.revision if model == configured.name else None,
+        trust_remote_code=configured.trust_remote_code,
+        chat_template=configured.chat_template,
+        few_shot=few_shot,
+    )
 
 
 def _served(url: str, model: str | None, limits: EvaluationSection) -> Contender:

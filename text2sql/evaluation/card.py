@@ -16,6 +16,7 @@ from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.inert import code_span, fenced, markdown_table, plain
 from text2sql.evaluation.summary import fact_rows, figures_by_system, system_title
 from text2sql.evaluation.types import Evaluation
+from text2sql.training.recipe import public_name
 
 ASSETS = Path(__file__).parents[2] / "assets"
 STAND_IN = """\
@@ -72,7 +73,7 @@ def _front_matter(evaluation: Evaluation, settings: Settings) -> dict[str, objec
         "language": ["en"],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "base_model": _base_name(settings.model),
+        "base_model": public_name(settings.model.name),
         "base_model_relation": "finetune",
         "datasets": [dataset],
         "tags": tags,
@@ -102,12 +103,6 @@ def _metrics(evaluation: Evaluation) -> Iterator[dict[str, object]]:
             }
 
 
-def _base_name(model: ModelSection) -> str:
-    """A name of the hub as it is; of a local folder the last part alone, since where it lies is nobody's business."""
-    local = Path(model.name).is_absolute() or (ASSETS.parent / model.name).is_dir() or Path(model.name).is_dir()
-    return Path(model.name).name if local else model.name
-
-
 def _dataset_name(settings: Settings) -> str:
     return settings.data.path.name if settings.data.path is not None else settings.data.dataset_name
 
@@ -116,7 +111,7 @@ def _opening(evaluation: Evaluation, verdict: Verdict, settings: Settings) -> It
     yield f"# {plain(settings.name)}\n"
     yield (
         "Writes one SQL query for a question and the CREATE TABLE statements of its tables. "
-        f"A LoRA adapter was trained on {code_span(_base_name(settings.model))} "
+        f"A LoRA adapter was trained on {code_span(public_name(settings.model.name))} "
         f"with rows of {code_span(_dataset_name(settings))}, and folded into "
         f"{settings.merge.dtype} weights.\n"
     )
@@ -148,6 +143,13 @@ def _gate(verdict: Verdict) -> Iterator[str]:
         yield "".join(f"- {'kept' if rule.passed else '**broken**'}: {rule.reason}\n" for rule in verdict.rules)
 
 
+_PLAIN = 'tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)'
+_CHAT = """\
+tokenizer.apply_chat_template(
+    [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+)"""
+
+
 def _how_to_load(settings: Settings) -> str:
     code = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -161,7 +163,7 @@ prompt = template.format(
     context="CREATE TABLE singer (singer_id INTEGER, name TEXT, age INTEGER)",
     question="What are the names of singers older than 30?",
 )
-inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+inputs = {_CHAT if settings.model.chat_template else _PLAIN}
 output = model.generate(**inputs, max_new_tokens={settings.evaluation.max_new_tokens}, do_sample=False)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 """
@@ -171,7 +173,7 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_to
 def _training(settings: Settings) -> Iterator[tuple[str, str]]:
     model, lora, training = settings.model, settings.lora, settings.training
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    yield "Base model", _base_name(model) + (f" at {model.revision}" if model.revision else "")
+    yield "Base model", public_name(model.name) + (f" at {model.revision}" if model.revision else "")
     yield "Base held in", _precision(model)
     yield "LoRA", f"r {lora.r}, alpha {lora.lora_alpha}, dropout {lora.lora_dropout:g}, bias {lora.bias}"
     yield "Adapted layers", ", ".join(lora.target_modules)

@@ -1,4 +1,4 @@
-"""The databases that a gold is judged on: generated ones, chosen by what they tell apart, or a file.
+"""The databases that a gold is judged on: generated ones, chosen by what they tell apart, or files.
 
 After Zhong, Yu, Klein 2020, "Semantic Evaluation for Text-to-SQL with Distilled Test Suites": databases are filled
 around the gold's literals, and kept for telling the gold from its neighbours (text2sql.sql.mutate). All bounds are
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,28 +98,39 @@ class Cases:
             case.database.close()
 
 
-def file_case(gold: Gold, schema: Schema, path: Path, timeout: float) -> Cases:
-    """The one case that a database file makes.
+def file_cases(gold: Gold, schema: Schema, files: Sequence[Path], timeout: float) -> Cases:
+    """A case a database file.
 
     Raises:
-        SqlError: the file cannot be read, or the gold does not run on it.
+        SqlError: a file cannot be read, or the gold does not run on it.
     """
-    database = open_database(path)
+    cases, rivals = Cases([], vacuous=True), _Rivals(gold, schema)
     try:
-        result = _run_gold(database, gold, timeout)
-        results = [result]
+        for file in files:
+            cases.chosen.append(case := _on_file(gold, file, timeout))
+            if not rivals.told_any:
+                rivals.told_by(case, first=True)
+    except BaseException:
+        cases.close()
+        raise
+    trivial = all(case.trivial for case in cases.chosen)
+    return replace(cases, vacuous=trivial or rivals.none_told, untold=len(rivals.left))
+
+
+def _on_file(gold: Gold, file: Path, timeout: float) -> Case:
+    """Its rows cannot be turned, but they can be read the other way round."""
+    database = open_database(file)
+    try:
+        results = [_run_gold(database, gold, timeout)]
         database.execute("PRAGMA reverse_unordered_selects = ON")
         turned = _run_gold(database, gold, timeout)
         database.execute("PRAGMA reverse_unordered_selects = OFF")
-        if not same_result(result, turned, gold.ordered, gold.distinct):
-            results.append(turned)
-        case = Case(path.name, database, tuple(results), gold.ordered, gold.distinct)
-        rivals = _Rivals(gold, schema)
-        rivals.told_by(case, first=True)
-        return Cases([case], case.trivial or rivals.none_told, len(rivals.left))
     except BaseException:
         database.close()
         raise
+    if not same_result(results[0], turned, gold.ordered, gold.distinct):
+        results.append(turned)
+    return Case(file.name, database, tuple(results), gold.ordered, gold.distinct)
 
 
 def generated_cases(gold: Gold, schema: Schema, context: str, wanted: int, timeout: float) -> Cases:
@@ -181,7 +192,8 @@ class _Rivals:
 
     def __init__(self, gold: Gold, schema: Schema) -> None:
         self.left = neighbours(gold.tree, schema)
-        self._tried = self._told = self._cut_off = False
+        self._tried = self._cut_off = False
+        self.told_any = False
         self._steps = _MAX_STEPS_IN_ALL
 
     def told_by(self, case: Case, first: bool = False) -> int:
@@ -203,13 +215,13 @@ class _Rivals:
                 left += self.left[place + 1 :]
                 break
         self.left = left
-        self._told = self._told or told > 0
+        self.told_any = self.told_any or told > 0
         return told
 
     @property
     def none_told(self) -> bool:
         """There are neighbours, and each said what the gold said wherever it was tried."""
-        return self._tried and bool(self.left) and not self._told and not self._cut_off
+        return self._tried and bool(self.left) and not self.told_any and not self._cut_off
 
     def _run(self, database: Database, sql: str) -> Result:
         """Rows of a neighbour; what it may do is what the gold did, so only its length is bounded.

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,10 @@ from text2sql.evaluation.answering import Contender
 from text2sql.evaluation.few_shot import Examples
 from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.slices import slice_scores, slices_of
-from text2sql.evaluation.statistics import compare, figures_and_intervals
+from text2sql.evaluation.statistics import RowFigures, compare
 from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss, subject_of
 from text2sql.sql.parse import first_statement
-from text2sql.training.recipe import recipe_of
+from text2sql.training.recipe import public_name, recipe_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,20 +54,24 @@ def evaluate_systems(
         training: rows with prompt and completion that examples are drawn from, for contenders with `few_shot`.
 
     Raises:
-        DataError: there are no rows.
+        DataError: there are no rows, or they name databases and data.databases does not say where these are.
     """
     rows = frozen_rows(rows, settings.evaluation.max_rows, settings.data.seed)
     if not len(rows):
         raise DataError("there are no test rows to judge on; raise data.test_ratio or data.subset_fraction")
+    if settings.data.databases is None and any(rows["database"] if "database" in rows.column_names else ()):
+        raise DataError("the test rows name databases; set data.databases to the folder that these are in")
     answers = dict(_all_answers(rows, contenders, settings, training))
     started = time.perf_counter()
-    judged = score_systems(rows, {name: found.texts for name, found in answers.items()}, settings.evaluation)
+    predictions = {name: found.texts for name, found in answers.items()}
+    judged = score_systems(rows, predictions, settings.evaluation, settings.data.databases)
     judging = time.perf_counter() - started
     logger.info("judged %d answers in %.1f s", len(rows) * len(answers), judging)
     golds, resamples = rows["answer"][:], settings.evaluation.resamples
-    systems = []
+    systems, of_rows = [], {}
     for name, found in answers.items():
-        figures, intervals = figures_and_intervals(judged[name], found.texts, golds, found.losses, resamples)
+        of_rows[name] = RowFigures.of(judged[name], found.texts, golds, found.losses)
+        figures, intervals = of_rows[name].summary(resamples)
         systems.append(
             SystemScores(
                 name=name,
@@ -87,11 +91,11 @@ def evaluate_systems(
     return Evaluation(
         rows=test_rows,
         systems=systems,
-        model=settings.model.name,
+        model=public_name(settings.model.name),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         comparisons=[_compared(subject, other, resamples) for other in others],
-        slices=slice_scores(test_rows, systems, resamples),
-        rows_digest=_digest(test_rows),
+        slices=slice_scores(test_rows, of_rows, resamples),
+        rows_digest=_digest(test_rows, settings.data.databases_sha256),
     )
 
 
@@ -101,8 +105,7 @@ def plain_figures(rows: Dataset, contender: Contender, settings: Settings) -> di
         return None
     plain = rows.remove_columns(["context", "prompt"])
     plain = plain.rename_columns({"plain_context": "context", "plain_prompt": "prompt"})
-    once = replace(contender, few_shot=False)
-    return evaluate_systems(plain, {"tuned": once}, settings).system("tuned").figures
+    return evaluate_systems(plain, {"tuned": contender}, settings).system("tuned").figures
 
 
 def frozen_rows(rows: Dataset, max_rows: int | None, seed: int) -> Dataset:
@@ -132,7 +135,9 @@ def _all_answers(
                 tries[name + FEW_SHOT] = examples.before(rows, chat)
             for label, prompted in tries.items():
                 logger.info("%s: answering %d questions", label, len(rows))
-                texts = [first_statement(text) for text in answerer.answers(prompted["prompt"][:])]
+                texts = answerer.answers(prompted["prompt"][:])
+                if not contender.verbatim:
+                    texts = list(map(first_statement, texts))
                 losses = answerer.losses(prompted)
                 seconds = time.perf_counter() - started
                 started = time.perf_counter()
@@ -150,22 +155,26 @@ def _compared(system: SystemScores, other: SystemScores, resamples: int) -> Comp
 
 def _test_rows(rows: Dataset, settings: Settings) -> list[TestRow]:
     default_source = str(settings.data.path.name if settings.data.path else settings.data.dataset_name)
-    columns = {name: rows[name][:] for name in rows.column_names}
-    count = len(rows)
-    constructs = columns.get("construct", [""] * count)
-    sources = columns.get("source", [default_source] * count)
-    accepted = columns.get("accepted", [()] * count)
+    defaults = {"accepted": (), "database": "", "construct": "", "source": default_source}
     return [
-        TestRow(question, context, gold, tuple(also or ()), construct, slices_of(gold, source))
-        for question, context, gold, also, construct, source in zip(
-            columns["question"], columns["context"], columns["answer"], accepted, constructs, sources, strict=True
+        TestRow(
+            question=row["question"],
+            context=row["context"],
+            gold=row["answer"],
+            accepted=tuple(row["accepted"] or ()),
+            database=row["database"] or "",
+            construct=row["construct"],
+            slices=slices_of(row["answer"], row["source"]),
         )
+        for row in (defaults | found for found in rows)
     ]
 
 
-def _digest(rows: list[TestRow]) -> str:
-    """Of what is asked and what is right, and nothing that is derived from it."""
+def _digest(rows: list[TestRow], databases: str | None) -> str:
+    """Of what is asked and what is right, the files that decide it included, and nothing that is derived from it."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.question, row.context, row.gold, row.accepted]).encode() + b"\n")
+        told = [row.question, row.context, row.gold, row.accepted]
+        file = [row.database, databases] if row.database else []
+        digest.update(json.dumps([*told, *file]).encode() + b"\n")
     return digest.hexdigest()

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import EvaluationSection
+from text2sql.data.databases import database_files, database_path
 from text2sql.evaluation.cases import ATTEMPTS
 from text2sql.evaluation.faults import find_fault
 from text2sql.evaluation.suite import judge_row
 from text2sql.evaluation.types import Difference, ResultSample, RowScore
-from text2sql.sql.workers import map_rows
+from text2sql.sql.workers import Failure, map_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_WITHOUT_GOLD = RowScore(
+    False, False, False, vacuous=True, error="gold not judged: it ends the process that runs it", fault="other"
+)
 _JUDGE = "text2sql.evaluation.score:judge_item"
 
 
 def score_systems(
-    rows: Dataset, predictions: Mapping[str, list[str]], evaluation: EvaluationSection
+    rows: Dataset,
+    predictions: Mapping[str, list[str]],
+    evaluation: EvaluationSection,
+    databases: Path | None = None,
 ) -> dict[str, list[RowScore]]:
     """Verdicts by system, parallel to its predictions; the databases of a row are filled once for all systems.
 
-    Rows may also have `database`, a SQLite file to judge on, and `accepted`, a list of more golds.
+    Rows may also have `accepted`, a list of more golds, and `database`, a file or folder below `databases` to judge on.
+
+    Raises:
+        ExecutionError: what a row names is not below `databases`, or is a folder without databases.
     """
     contexts, golds = list(rows["context"]), list(rows["answer"])
-    more = {name: list(rows[name]) for name in ("database", "accepted") if name in rows.column_names}
+    nothing: list[Any] = [None] * len(golds)
+    accepted, named = (rows[name] if name in rows.column_names else nothing for name in ("accepted", "database"))
     for name, texts in predictions.items():
         if len(texts) != len(golds):
             raise ValueError(f"{name or 'predictions'}: {len(texts)} predictions for {len(golds)} rows")
@@ -39,7 +51,8 @@ def score_systems(
             "predictions": [texts[i] for texts in columns],
             "databases": evaluation.databases,
             "timeout": evaluation.query_timeout,
-            **{name: values[i] for name, values in more.items() if values[i]},
+            "accepted": accepted[i] or [],
+            **(_own(databases, named[i]) if databases and named[i] else {}),
         }
         for i in range(len(golds))
     ]
@@ -47,9 +60,15 @@ def score_systems(
     return {name: [row[i] for row in verdicts] for i, name in enumerate(predictions)}
 
 
+def _own(databases: Path, name: str) -> dict[str, Any]:
+    """What the item of a row says that names its database."""
+    path = database_path(databases, name)
+    return {"database": str(path), "databases": len(database_files(path))}
+
+
 def judge_item(item: dict[str, Any]) -> list[dict[str, Any]]:
     """What a worker does with one row."""
-    golds = [item["gold"], *item.get("accepted", ())]
+    golds = [item["gold"], *item["accepted"]]
     return [
         asdict(replace(score, fault=find_fault(prediction, golds, item["context"], score)))
         for prediction, score in zip(item["predictions"], judge_row(**item), strict=True)
@@ -57,12 +76,20 @@ def judge_item(item: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _verdicts(items: list[dict[str, Any]]) -> list[list[RowScore]]:
-    """By row and prediction. Where a row kills its worker, each of its predictions is tried again by itself."""
+    """By row and prediction. Where a row kills its worker, its gold and each of its predictions are tried alone.
+
+    A gold that does so without any prediction makes its row vacuous, as one that does not run.
+    """
     answers = map_rows(_JUDGE, items, _seconds(items), _not_judged)
     failed = [i for i, answer in enumerate(answers) if answer is None]
-    alone = [{**items[i], "predictions": [text]} for i in failed for text in items[i]["predictions"]]
+    golds = map_rows(_JUDGE, [{**items[i], "predictions": []} for i in failed], _seconds(items), _not_judged)
+    for i, gold in zip(failed, golds, strict=True):
+        if gold is None:
+            answers[i] = [asdict(_WITHOUT_GOLD) for _ in items[i]["predictions"]]
+    blamed = [i for i, gold in zip(failed, golds, strict=True) if gold is not None]
+    alone = [{**items[i], "predictions": [text]} for i in blamed for text in items[i]["predictions"]]
     again = iter(map_rows(_JUDGE, alone, _seconds(alone), _not_credited))
-    for i in failed:
+    for i in blamed:
         answers[i] = [next(again)[0] for _ in items[i]["predictions"]]
     return [[_row_score(score) for score in answer] for answer in answers]
 
@@ -86,14 +113,14 @@ def _seconds(items: list[dict[str, Any]]) -> float:
 
 def _queries(item: dict[str, Any]) -> int:
     """The gold runs twice on each database that is tried; the time of its neighbours is bounded otherwise."""
-    golds = 1 + len(item.get("accepted", ()))
+    golds = 1 + len(item["accepted"])
     return int(golds * item["databases"] * (2 * ATTEMPTS + 2 + len(item["predictions"])))
 
 
-def _not_judged(_item: dict[str, Any], _reason: str) -> None:
-    """Nothing yet: which of the row's predictions is to blame is not known."""
+def _not_judged(_item: dict[str, Any], _failure: Failure) -> None:
+    """Nothing yet: whether the gold or which of the row's predictions is to blame is not known."""
 
 
-def _not_credited(_item: dict[str, Any], reason: str) -> list[dict[str, Any]]:
-    score = RowScore(False, False, False, False, f"judging failed: {reason}")
-    return [asdict(replace(score, fault="timeout" if "took" in reason or "deadline" in reason else "too_large"))]
+def _not_credited(_item: dict[str, Any], failure: Failure) -> list[dict[str, Any]]:
+    score = RowScore(False, False, False, False, f"judging failed: {failure.words}")
+    return [asdict(replace(score, fault="timeout" if failure.late else "too_large"))]

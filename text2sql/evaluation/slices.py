@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlglot import exp
 
 from text2sql.config import SLICE_DIMENSIONS
 from text2sql.errors import SqlError
 from text2sql.evaluation.hardness import hardness
-from text2sql.evaluation.statistics import VERDICTS, mean, mean_intervals
-from text2sql.evaluation.types import Interval, SliceScores, SystemScores, TestRow
+from text2sql.evaluation.statistics import RowFigures
+from text2sql.evaluation.types import SliceScores, TestRow
 from text2sql.sql.parse import parse
 
 UNKNOWN = "unknown"
@@ -56,7 +56,7 @@ def slices_of(gold: str, source: str = "") -> dict[str, tuple[str, ...]]:
     return {dimension: found[dimension] for dimension in SLICE_DIMENSIONS}
 
 
-def slice_scores(rows: Sequence[TestRow], systems: Sequence[SystemScores], resamples: int) -> list[SliceScores]:
+def slice_scores(rows: Sequence[TestRow], systems: Mapping[str, RowFigures], resamples: int) -> list[SliceScores]:
     """Figures of every system on every slice of the rows, by dimension, and in one the largest slice first."""
     members: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
@@ -68,26 +68,14 @@ def slice_scores(rows: Sequence[TestRow], systems: Sequence[SystemScores], resam
         dimension, value = slice_
         return SLICE_DIMENSIONS.index(dimension), -len(members[slice_]), value
 
-    return [_scores(*slice_, members[slice_], systems, resamples) for slice_ in sorted(members, key=place)]
-
-
-def _scores(
-    dimension: str, value: str, members: list[int], systems: Sequence[SystemScores], resamples: int
-) -> SliceScores:
-    columns = {
-        (system.name, figure): [float(getattr(system.rows[index], field)) for index in members]
-        for system in systems
-        for figure, field in VERDICTS.items()
-        if figure != "vacuous"
-    }
-    ends = mean_intervals(columns, resamples)
-    figures: dict[str, dict[str, float]] = {system.name: {} for system in systems}
-    intervals: dict[str, dict[str, Interval]] = {system.name: {} for system in systems}
-    for key, column in columns.items():
-        name, figure = key
-        figures[name][figure] = mean(column)
-        intervals[name][figure] = ends[key]
-    return SliceScores(dimension, value, len(members), figures, intervals)
+    scores = []
+    for dimension, value in sorted(members, key=place):
+        places = members[dimension, value]
+        found = {name: of_rows.at(places).summary(resamples) for name, of_rows in systems.items()}
+        figures = {name: figures for name, (figures, _) in found.items()}
+        intervals = {name: ends for name, (_, ends) in found.items()}
+        scores.append(SliceScores(dimension, value, len(places), figures, intervals))
+    return scores
 
 
 def _constructs(tree: exp.Expr) -> tuple[str, ...]:

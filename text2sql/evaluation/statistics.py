@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -29,6 +30,8 @@ VERDICTS = {
     "vacuous": "vacuous",
 }
 """Figures that are shares of rows, with the field of RowScore that they count."""
+SHARES = (*VERDICTS, "rouge_l")
+"""Figures that are means over rows."""
 
 _SEED = 0
 _CELLS = 1 << 20
@@ -41,40 +44,59 @@ Floats = npt.NDArray[np.float64]
 Key = TypeVar("Key", bound=Hashable)
 
 
-def figures_and_intervals(
-    rows: Sequence[RowScore],
-    predictions: Sequence[str],
-    golds: Sequence[str],
-    losses: Sequence[TokenLoss] | None,
-    resamples: int,
-) -> tuple[dict[str, float], dict[str, Interval]]:
-    """Every figure of one system, and its 95% interval, by the keys of text2sql.evaluation.figures.FIGURES.
+@dataclass(frozen=True)
+class RowFigures:
+    """What one system's figures are taken of: a line a row."""
 
-    Over no rows figures are 0, and have no intervals; there is no perplexity without losses, and no interval of one
-    that is not finite.
-    """
-    columns: dict[str, Sequence[float]] = {
-        figure: [float(getattr(row, field)) for row in rows] for figure, field in VERDICTS.items()
-    }
-    columns["rouge_l"] = rouge_l_rows(predictions, golds)
-    overlaps = np.array(bleu_rows(predictions, golds), dtype=np.float64).reshape(-1, BLEU_SUMS)
-    figures = {figure: mean(values) for figure, values in columns.items()}
-    figures["bleu"] = bleu_of(overlaps.sum(axis=0)) if len(overlaps) else 0.0
-    if losses is not None:
-        figures["perplexity"] = perplexity(losses)
-    if not rows:
-        return figures, {}
-    spent = np.array([[loss.total, loss.tokens] for loss in losses or []], dtype=np.float64).reshape(-1, 2)
-    if not np.isfinite(spent).all():
-        spent = spent[:0]
-    parts = [*(np.array(values)[:, None] for values in columns.values()), overlaps, *([spent] if len(spent) else [])]
-    sums = resampled_sums(np.hstack(parts), resamples)
-    intervals = {figure: middle(sums[:, i] / len(rows)) for i, figure in enumerate(columns)}
-    bleu_sums = sums[:, len(columns) : len(columns) + BLEU_SUMS]
-    intervals["bleu"] = middle(np.array([bleu_of(drawn) for drawn in bleu_sums]))
-    if len(spent):
-        intervals["perplexity"] = middle(_perplexities(sums[:, -2], sums[:, -1]))
-    return figures, intervals
+    shares: Floats
+    """(rows, len(SHARES)): 0 to 1 each."""
+    overlaps: Floats
+    """(rows, BLEU_SUMS): what BLEU adds up."""
+    losses: Sequence[TokenLoss] | None
+    """None where the source of the answers cannot tell."""
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[RowScore],
+        predictions: Sequence[str],
+        golds: Sequence[str],
+        losses: Sequence[TokenLoss] | None,
+    ) -> RowFigures:
+        """Of verdicts, answers, golds and losses, parallel to each other."""
+        columns = [[float(getattr(row, field)) for row in rows] for field in VERDICTS.values()]
+        columns.append(rouge_l_rows(predictions, golds))
+        overlaps = np.array(bleu_rows(predictions, golds), dtype=np.float64)
+        return cls(np.array(columns, dtype=np.float64).T, overlaps.reshape(-1, BLEU_SUMS), losses)
+
+    def at(self, places: Sequence[int]) -> RowFigures:
+        """Of some of the rows."""
+        losses = None if self.losses is None else [self.losses[place] for place in places]
+        return RowFigures(self.shares[places], self.overlaps[places], losses)
+
+    def summary(self, resamples: int) -> tuple[dict[str, float], dict[str, Interval]]:
+        """Every figure, and its 95% interval, by the keys of text2sql.evaluation.figures.FIGURES.
+
+        Over no rows figures are 0, and have no intervals; there is no perplexity without losses, and no interval of one
+        that is not finite.
+        """
+        figures = {figure: mean(self.shares[:, i].tolist()) for i, figure in enumerate(SHARES)}
+        figures["bleu"] = bleu_of(self.overlaps.sum(axis=0)) if len(self.overlaps) else 0.0
+        if self.losses is not None:
+            figures["perplexity"] = perplexity(self.losses)
+        return figures, self._intervals(resamples) if len(self.shares) else {}
+
+    def _intervals(self, resamples: int) -> dict[str, Interval]:
+        spent = np.array([[loss.total, loss.tokens] for loss in self.losses or []], dtype=np.float64).reshape(-1, 2)
+        if not np.isfinite(spent).all():
+            spent = spent[:0]
+        sums = resampled_sums(np.hstack([self.shares, self.overlaps, *([spent] if len(spent) else [])]), resamples)
+        intervals = {figure: middle(sums[:, i] / len(self.shares)) for i, figure in enumerate(SHARES)}
+        bleu_sums = sums[:, len(SHARES) : len(SHARES) + BLEU_SUMS]
+        intervals["bleu"] = middle(np.array([bleu_of(drawn) for drawn in bleu_sums]))
+        if len(spent):
+            intervals["perplexity"] = middle(_perplexities(sums[:, -2], sums[:, -1]))
+        return intervals
 
 
 def mean_intervals(columns: Mapping[Key, Sequence[float]], resamples: int) -> dict[Key, Interval]:

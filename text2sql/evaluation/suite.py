@@ -11,13 +11,13 @@ from types import TracebackType
 
 from sqlglot import exp
 
+from text2sql.data.databases import database_files
 from text2sql.errors import ExecutionError, SqlError
-from text2sql.evaluation.cases import Gold, file_case, generated_cases
+from text2sql.evaluation.cases import Gold, file_cases, generated_cases
 from text2sql.evaluation.types import Cell, Difference, ResultSample, RowScore
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import Result, run_query
-from text2sql.sql.hints import column_names, is_quoted_text
-from text2sql.sql.names import adheres_to, invented_names, stands_for_a_column
+from text2sql.sql.names import Invented, adheres_to, invented_names
 from text2sql.sql.normalise import canonical
 from text2sql.sql.parse import assert_read_only, parse
 from text2sql.sql.schema import Schema, parse_schema
@@ -31,7 +31,7 @@ class Suite:
     def __init__(
         self, context: str, gold: str, databases: int, timeout: float, database: str | Path | None = None
     ) -> None:
-        """Fill and choose the databases, or open the one that is named; the same for the same arguments.
+        """Fill and choose the databases, or open those that are named; the same for the same arguments.
 
         Raises:
             SqlError: context, gold or the file cannot be used.
@@ -43,7 +43,7 @@ class Suite:
         self._reader = _Reader(gold, self._schema)
         wanted = Gold.of(gold, tree)
         if database:
-            made = file_case(wanted, self._schema, Path(database), timeout)
+            made = file_cases(wanted, self._schema, database_files(Path(database)), timeout)
         else:
             made = generated_cases(wanted, self._schema, context, databases, timeout)
         self.cases, self.vacuous = made.chosen, made.vacuous
@@ -61,8 +61,9 @@ class Suite:
         try:
             tree = parse(prediction)
             assert_read_only(tree)
-            adheres = not invented_names(tree, self._schema)
-            _refuse_quoted_columns(tree, self._schema)
+            invented = invented_names(tree, self._schema)
+            adheres = not invented
+            _refuse_misread(invented)
             difference = self.difference(prediction)
         except SqlError as error:
             bare = self._reader.reads_alike(prediction, values=False)
@@ -138,7 +139,8 @@ def judge_row(
     none can be judged is vacuous: only a prediction equal to the gold is credited.
 
     Args:
-        database: a SQLite file; its rows are then what answers are compared on, and nothing is generated.
+        database: a SQLite file, or a folder of *.sqlite; answers are then compared on all of these, and nothing is
+            generated.
         accepted: golds that are as right as the first.
     """
     distinct = list(dict.fromkeys(predictions))
@@ -203,15 +205,12 @@ def _cell(value: object) -> Cell:
     return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
 
 
-def _refuse_quoted_columns(tree: exp.Expr, schema: Schema) -> None:
+def _refuse_misread(invented: list[Invented]) -> None:
     """A misspelt column in double quotes is an error, though SQLite reads it as a string.
-
-    Text in double quotes is let pass where strings belong: opposite a column, or among several arguments.
 
     Raises:
         ExecutionError: naming the text.
     """
-    names = column_names(tree, schema)
-    for column in tree.find_all(exp.Column):
-        if is_quoted_text(column, names) and stands_for_a_column(column, names):
-            raise ExecutionError(f"no such column: {column.name}")
+    for name in invented:
+        if name.is_read_as_text:
+            raise ExecutionError(f"no such column: {name.name}")

@@ -28,6 +28,8 @@ class TestRow:
     """The generator's label; "" elsewhere."""
     slices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Dimension → values, several where it uses several constructs (text2sql.evaluation.slices)."""
+    database: str = ""
+    """The SQLite file, or folder of such, that it is judged on, below data.databases; "" where they are generated."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class SystemScores:
     rows: list[RowScore]
     """Parallel to `predictions`."""
     seconds: float
-    """Loading, answering and judging."""
+    """Loading and answering, 0 where the answers were there already, and an equal share of the judging."""
     intervals: dict[str, Interval] = field(default_factory=dict)
     """95% intervals of the figures, by the same keys."""
     losses: list[TokenLoss] | None = None
@@ -189,6 +191,10 @@ class Evaluation:
         if scores is None:
             raise KeyError(f"no system {name!r}; there are {[scores.name for scores in self.systems]}")
         return scores
+
+    def figures(self) -> dict[str, float]:
+        """Every system's, in one mapping: `tuned_execution_accuracy`, …"""
+        return {f"{scores.name}_{key}": value for scores in self.systems for key, value in scores.figures.items()}
 
     def to_json(self) -> str:
         """Indented JSON, the same text for the same evaluation."""

@@ -7,13 +7,15 @@ to whole candidates.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from text2sql.data.prompt import render_prompt
 from text2sql.errors import QueryTimeoutError, SqlError
 from text2sql.serving.cells import Cells
-from text2sql.sql.guard import Checked, Reason, one_line, reason
+from text2sql.sql.guard import Checked
+from text2sql.sql.objections import Reason, reason
+from text2sql.sql.parse import one_line
 
 Ask = Callable[[str, int], Awaitable[Sequence[str]]]
 """A prompt and a number of candidates → their texts, best first."""
@@ -32,6 +34,8 @@ class Candidate:
 
     sql: str
     reasons: tuple[Reason, ...]
+    text: str = field(default="", compare=False)
+    """What the model said."""
 
     @property
     def valid(self) -> bool:
@@ -50,6 +54,8 @@ class Answer:
     """Its rows, where a database was given and it is valid."""
     repaired: bool = False
     """Whether the model was asked again with the error."""
+    text: str = ""
+    """What the model said in the candidate that was taken."""
 
     @property
     def valid(self) -> bool:
@@ -79,14 +85,17 @@ async def answer(
     run: Run | None = None,
     n: int = 1,
     repairs: int = 1,
+    texts: Sequence[str] | None = None,
 ) -> Answer:
-    """Ask for `n` candidates and take the first that passes the guard and, with `run`, executes.
+    """Ask for `n` candidates, or judge `texts`, and take the first that passes the guard and, with `run`, executes.
 
     Where none does, the model is asked again, `repairs` times, for one answer, with the first candidate and what is
     wrong with it in the prompt. What `ask` and `run` raise beyond SqlError is the caller's.
     """
     judge = _Judge(check, run)
-    if found := await judge.first(await ask(render_prompt(template, context, question), n)):
+    if texts is None:
+        texts = await ask(render_prompt(template, context, question), n)
+    if found := await judge.first(texts):
         return judge.answer(found, repaired=False)
     tries = 0
     while tries < repairs and (failed := judge.blamed(tries)) is not None:
@@ -126,7 +135,7 @@ class _Judge:
             checked = await self._check(text)
             if (checked.sql, checked.reasons) in self._judged:
                 continue
-            candidate = Candidate(checked.sql, checked.reasons or await self._execute(checked.sql))
+            candidate = Candidate(checked.sql, checked.reasons or await self._execute(checked.sql), text)
             self._judged[checked.sql, checked.reasons] = candidate
             if candidate.valid:
                 return candidate
@@ -142,7 +151,8 @@ class _Judge:
     def answer(self, candidate: Candidate | None, repaired: bool) -> Answer:
         if candidate is None:
             candidate = Candidate("", (reason("not_sql", "the model gave no answer"),))
-        return Answer(candidate.sql, candidate.reasons, tuple(self._judged.values()), self._result, repaired)
+        judged = tuple(self._judged.values())
+        return Answer(candidate.sql, candidate.reasons, judged, self._result, repaired, candidate.text)
 
     async def _execute(self, sql: str) -> tuple[Reason, ...]:
         if self._run is None:

@@ -83,7 +83,7 @@ async def _lifespan(service: Service, on_failure: Callable[[Text2SQLError], None
         try:
             await service.start()
         except Text2SQLError as error:
-            logger.error("the model could not be loaded: %s", error)
+            logger.error("the model could not be loaded: %s", error, exc_info=error.__cause__)
             if on_failure:
                 on_failure(error)
 
@@ -102,7 +102,7 @@ async def _told(request: Request, error: Exception) -> Response:
     problem = problem_of(error)
     if problem is None:
         raise error
-    record_of(request).code = problem.code
+    record_of(request).failed(problem)
     return JSONResponse(problem.to_dict(), problem.status, problem.headers)
 
 

@@ -76,11 +76,11 @@ def json_cell(value: Any) -> Cell:
     return str(value)
 
 
-def to_csv(cells: Cells) -> str:
+def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     """RFC 4180 text; what a spreadsheet would run as a formula is marked as text with a leading apostrophe."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, quoting=csv.QUOTE_MINIMAL)
-    for row in (cells.columns, *cells.rows):
+    for row in (columns, *rows):
         writer.writerow(["" if cell is None else _harmless(cell) for cell in row])
     return out.getvalue()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from text2sql.serving.messages import MAX_CANDIDATES, MAX_QUESTION_CHARS, MAX_TOKENS_ASKED
+from text2sql.serving.messages import MAX_CANDIDATES, MAX_QUESTION_CHARS, MAX_TOKENS_ASKED, Usage
 from text2sql.serving.problems import Problem
 from text2sql.sql.schema import MAX_CONTEXT_CHARS
 
@@ -166,8 +166,12 @@ def _end_of_statement(text: str, start: int) -> int | None:
 class Verdict(BaseModel):
     """Beside OpenAI's fields: what the guard says of a completion."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     valid: bool
     reasons: list[dict[str, str]]
+    repaired: bool
+    """Whether the model was asked again with the error; never in a stream."""
 
 
 class AnswerMessage(BaseModel):
@@ -188,14 +192,6 @@ class Choice(BaseModel):
     text2sql: Verdict
 
 
-class ChatUsage(BaseModel):
-    """Tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
 class ChatCompletion(BaseModel):
     """OpenAI's object."""
 
@@ -204,7 +200,7 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[Choice]
-    usage: ChatUsage
+    usage: Usage
 
 
 class ModelObject(BaseModel):

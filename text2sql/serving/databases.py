@@ -24,8 +24,8 @@ from text2sql.serving.cells import Cells, to_cells
 from text2sql.sql.describe import schema_behind, schema_of, schema_text
 from text2sql.sql.execute import run_query
 from text2sql.sql.files import open_database
-from text2sql.sql.guard import Checked, check, one_line
-from text2sql.sql.parse import first_statement, table_names
+from text2sql.sql.guard import Checked, check
+from text2sql.sql.parse import first_statement, one_line, table_names
 from text2sql.sql.render import render_sql
 from text2sql.sql.schema import Schema
 

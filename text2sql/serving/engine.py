@@ -6,18 +6,15 @@ An engine belongs to one event loop, the one that awaited its `start`. Whoever s
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import math
-import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self
 
 from text2sql.errors import RequestError
+from text2sql.serving.loop import LoopThread
 
-T = TypeVar("T")
 FinishReason = Literal["stop", "length", "cancelled"]
 
 MAX_N = 64
@@ -203,60 +200,44 @@ class SyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="engine loop", daemon=True)
+        self._loop = LoopThread("engine loop")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._loop.start()
         try:
-            self._wait(self.engine.start())
+            self._loop.wait(self.engine.start())
         except BaseException:
-            self._close()
+            self._loop.close()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._wait(self.engine.stop())
+            self._loop.wait(self.engine.stop())
         finally:
-            self._close()
+            self._loop.close()
 
     def generate(self, prompts: Sequence[str], options: Options | None = None) -> list[list[Completion]]:
         """As Engine.generate."""
-        return self._wait(self.engine.generate(prompts, options or Options()))
+        return self._loop.wait(self.engine.generate(prompts, options or Options()))
 
     def stream(self, prompt: str, options: Options | None = None) -> Iterator[Chunk]:
         """As Engine.stream; closing the iterator, or an exception in its consumer, aborts the rest."""
         opened = self.engine.stream(prompt, options or Options())
-        chunks = self._wait(opened.__aenter__())
+        chunks = self._loop.wait(opened.__aenter__())
         try:
-            while (chunk := self._wait(_next(chunks))) is not None:
+            while (chunk := self._loop.wait(_next(chunks))) is not None:
                 yield chunk
         finally:
-            self._wait(opened.__aexit__(None, None, None))
+            self._loop.wait(opened.__aexit__(None, None, None))
 
     def health(self) -> Health:
         """As Engine.health."""
-        return self._wait(self.engine.health())
+        return self._loop.wait(self.engine.health())
 
     def load(self) -> Load:
         """As Engine.load."""
         return self.engine.load()
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def _close(self) -> None:
-        self._wait(self._loop.shutdown_default_executor())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        with contextlib.suppress(RuntimeError):
-            self._loop.close()
 
 
 async def _next(chunks: AsyncIterator[Chunk]) -> Chunk | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from text2sql.serving.asking import together
 from text2sql.serving.depends import Asks, Server, Told, body_of, sent
 from text2sql.serving.messages import (
     BatchError,
@@ -18,7 +19,7 @@ from text2sql.serving.messages import (
 )
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import ASKING, Problem, documented, problem_of
-from text2sql.serving.service import Service, together
+from text2sql.serving.service import Service
 from text2sql.serving.streams import EVENTS, Send, event, event_stream, unless_gone
 
 router = APIRouter(tags=["generate"])
@@ -100,6 +101,7 @@ async def _one(service: Service, question: Question, record: Record) -> dict[str
         problem = problem_of(error)
         if problem is None:
             raise
+        record.failed(problem)
         return BatchError.model_validate(problem.to_dict()).model_dump(mode="json", exclude_none=True)
 
 

@@ -1,7 +1,8 @@
 """The guard, and databases, in processes that can be killed: what a stranger's SQL does there hurts nobody else.
 
 A few workers (text2sql.sql.workers) stand ready; each does one thing at a time and is replaced when it dies, is worn
-out or exceeds its time. Without an answer from a worker nothing counts as valid.
+out or exceeds its time. Without an answer from a worker nothing counts as valid, and a pool without a free worker says
+that (GuardBusy) rather than anything about the SQL. Queries and descriptions, which may take long, leave one to checks.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Self
 
-from text2sql.errors import DatabaseError, ExecutionError, QueryTimeoutError, SqlError, UnsafeSqlError
+from text2sql.errors import DatabaseError, ExecutionError, GuardBusy, QueryTimeoutError, SqlError, UnsafeSqlError
 from text2sql.serving.cells import Cells
 from text2sql.serving.databases import Limits, Source, open_source
-from text2sql.sql.guard import Checked, Guard, reason
+from text2sql.sql.guard import Checked, Guard
+from text2sql.sql.objections import reason
 from text2sql.sql.parse import MAX_QUERY_CHARS, first_statement
 from text2sql.sql.schema import MAX_CONTEXT_CHARS
 from text2sql.sql.workers import how_it_died, worker_command
@@ -45,11 +47,12 @@ class GuardPool:
         """Nothing is started yet.
 
         Args:
-            size: processes; one does some 1,000 checks a second.
+            size: processes; one does some 1,000 checks a second. Of several, one is kept for checks.
             patience: seconds that a caller waits for a process to be free.
         """
         self._size, self._patience = size, patience
         self._idle: asyncio.LifoQueue[_Process] = asyncio.LifoQueue()
+        self._checks, self._long = asyncio.Semaphore(size), asyncio.Semaphore(max(size - 1, 1))
         self._all: set[_Process] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -72,18 +75,26 @@ class GuardPool:
         return bool(self._all) and not self._closed
 
     async def check(self, text: str, context: str) -> Checked:
-        """`guard.check`; an answer that could not be checked in time is not valid."""
+        """`guard.check`; an answer on which the check itself ran out of time, or died twice, is not valid.
+
+        Raises:
+            GuardBusy: no process was free.
+        """
         if len(text) > MAX_QUERY_CHARS or len(context) > MAX_CONTEXT_CHARS:  # spare the pipe
             what, most = ("answer", MAX_QUERY_CHARS) if len(text) > MAX_QUERY_CHARS else ("schema", MAX_CONTEXT_CHARS)
             words = f"the {what} has {len(text if what == 'answer' else context)} characters; at most {most} are read"
             return Checked("", (reason("not_sql" if what == "answer" else "schema_unusable", words),))
-        try:
-            said = await self._ask({"do": "check", "text": text, "context": context}, CHECK_SECONDS)
-        except QueryTimeoutError as error:
-            return Checked(first_statement(text), (reason("timed_out", f"could not be checked: {error}"),))
-        except ExecutionError as error:
-            return Checked(first_statement(text), (reason("does_not_plan", f"could not be checked: {error}"),))
-        return Checked.from_dict(said)
+        item = {"do": "check", "text": text, "context": context}
+        for again in (True, False):
+            try:
+                return Checked.from_dict(await self._ask(self._checks, item, CHECK_SECONDS))
+            except QueryTimeoutError as error:
+                return Checked(first_statement(text), (reason("timed_out", f"could not be checked: {error}"),))
+            except ExecutionError as error:
+                died = reason("does_not_plan", f"could not be checked: {error}")
+                if again:  # what killed the process may have had nothing to do with this answer
+                    continue
+        return Checked(first_statement(text), (died,))
 
     async def run(self, where: str, sql: str, limits: Limits) -> Cells:
         """`Source.run`: the result of a query on a database.
@@ -91,9 +102,10 @@ class GuardPool:
         Raises:
             SqlError: for what the query does; QueryTimeoutError where it takes too long.
             DatabaseError: the database cannot be asked.
+            GuardBusy: no process was free.
         """
         item = {"do": "run", "where": where, "sql": sql, "seconds": limits.seconds, "rows": limits.rows}
-        return Cells.from_dict(await self._ask(item, limits.seconds + _CONNECT_GRACE))
+        return Cells.from_dict(await self._ask(self._long, item, limits.seconds + _CONNECT_GRACE))
 
     async def describe(self, where: str) -> str:
         """`Source.describe`: CREATE TABLE text of a database.
@@ -101,8 +113,9 @@ class GuardPool:
         Raises:
             DatabaseError: the database cannot be asked.
             ExecutionError: it cannot be described.
+            GuardBusy: no process was free.
         """
-        said = await self._ask({"do": "describe", "where": where}, _DESCRIBE_SECONDS + _CONNECT_GRACE)
+        said = await self._ask(self._long, {"do": "describe", "where": where}, _DESCRIBE_SECONDS + _CONNECT_GRACE)
         return str(said["schema"])
 
     async def close(self) -> None:
@@ -114,22 +127,27 @@ class GuardPool:
         await asyncio.gather(*(process.end() for process in list(self._all)))
         self._all.clear()
 
-    async def _ask(self, item: dict[str, Any], seconds: float) -> dict[str, Any]:
+    async def _ask(self, share: asyncio.Semaphore, item: dict[str, Any], seconds: float) -> dict[str, Any]:
         try:
-            process = await asyncio.wait_for(self._idle.get(), self._patience)
+            async with asyncio.timeout(self._patience), contextlib.AsyncExitStack() as waiting:
+                await waiting.enter_async_context(share)
+                process = await self._idle.get()
+                held = waiting.pop_all()
         except TimeoutError:
-            raise QueryTimeoutError(f"no process was free for {self._patience:g} s") from None
+            raise GuardBusy(f"no guard process was free for {self._patience:g} s; ask again later") from None
         # A caller that goes away leaves the exchange to end by itself: half of one would garble the next.
-        task = self._keep(self._exchange(process, item, seconds))
+        task = self._keep(self._exchange(held, process, item, seconds))
         said: dict[str, Any] = await asyncio.shield(task)
         if "raised" in said:
             raise _ERRORS[said["raised"]](said["words"])
         return said
 
-    async def _exchange(self, process: _Process, item: dict[str, Any], seconds: float) -> dict[str, Any]:
+    async def _exchange(
+        self, held: contextlib.AsyncExitStack, process: _Process, item: dict[str, Any], seconds: float
+    ) -> dict[str, Any]:
         worn = True
         try:
-            async with asyncio.timeout(seconds):
+            async with held, asyncio.timeout(seconds):
                 said = await process.ask(item)
             worn = bool(said.get("worn"))
         except TimeoutError:

@@ -60,7 +60,7 @@ class Intake:
             self._check_host(headers.getlist("host"))
             body.check_length()
         except Problem as problem:
-            scope["state"]["record"].code = problem.code
+            scope["state"]["record"].failed(problem)
             await JSONResponse(problem.to_dict(), problem.status, problem.headers)(scope, receive, send_and_close)
             return
         await self._app(scope, body.receive, send_and_close)

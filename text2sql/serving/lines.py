@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from text2sql.serving.screen import Screen
 
-COMMANDS = ("/schema ", "/db ", "/explain", "/n ", "/dialect ", "/help", "/quit")
+COMMANDS = ("/schema ", "/db ", "/csv ", "/explain", "/n ", "/dialect ", "/help", "/quit")
 _HISTORY_LINES = 1_000
 _PROMPT = "text2sql> "
 

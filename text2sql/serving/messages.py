@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from text2sql.errors import SqlError
 from text2sql.serving.problems import ErrorObject
-from text2sql.sql.render import DIALECTS
+from text2sql.sql.render import DIALECTS, dialect_named
 from text2sql.sql.schema import MAX_CONTEXT_CHARS
 
 MAX_QUESTION_CHARS = 4_000
@@ -49,6 +50,15 @@ class Question(Message):
     """Longest answer; the server's own bound holds too."""
     execute: bool = False
     """Run the answer on the server's database, where it has one, and choose among the candidates by that."""
+
+    @field_validator("dialect")
+    @classmethod
+    def _dialect_is_known(cls, name: str) -> str:
+        try:
+            dialect_named(name)
+        except SqlError as error:
+            raise ValueError(str(error)) from None
+        return name
 
 
 class GenerateRequest(Question):
@@ -157,7 +167,13 @@ class SchemaResponse(BaseModel):
 
 
 class Status(BaseModel):
-    """Whether the server is well."""
+    """That the server is well, and what it offers."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     status: Literal["ok"]
     model: str
+    database: bool
+    """Whether answers can be run on a database."""
+    keys: bool
+    """Whether an API key is asked for."""

@@ -19,6 +19,7 @@ from text2sql.serving.problems import CLIENT_GONE, Problem
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from text2sql.serving.messages import Usage
     from text2sql.serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,17 @@ class Record:
     """The error's, of a stream too, whose status was 200."""
     told: dict[str, Any] = field(default_factory=dict)
     """More for the log; nothing of the users'."""
+
+    def spent(self, usage: Usage) -> None:
+        """A question was answered, with so many tokens."""
+        for name, value in (usage.model_dump() | {"questions": 1}).items():
+            self.told[name] = self.told.get(name, 0) + value
+
+    def failed(self, problem: Problem) -> None:
+        """It ends in an error, or its stream, or a question of its batch does."""
+        self.code = problem.code
+        if problem.cause:
+            self.told["cause"] = problem.cause
 
     @property
     def milliseconds(self) -> float:

@@ -1,7 +1,8 @@
-"""OpenAI's routes: any of its clients can ask. Completions are the model's own; the guard's verdict stands beside.
+"""OpenAI's routes: any of its clients can ask. Answers are made as for /generate; the guard's verdict stands beside.
 
-A completion that would do more than read is withheld: `refusal` takes the place of `content`, and the finish reason is
-`content_filter`. A stream has sent it by then, and ends with that reason. Nothing is repaired here; /generate does.
+A completion that fails is repaired once. One that would do more than read is withheld: `refusal` takes the place of
+`content`, and the finish reason is `content_filter`. A stream has sent its words by then: it is not repaired, and ends
+with the verdict and that reason.
 """
 
 from __future__ import annotations
@@ -13,23 +14,25 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from text2sql.serving.answering import Answer
 from text2sql.serving.chat import (
     AnswerMessage,
     ChatCompletion,
     ChatRequest,
-    ChatUsage,
     Choice,
     ModelList,
     ModelObject,
     Verdict,
 )
 from text2sql.serving.depends import Asks, Server, Told, body_of, sent
-from text2sql.serving.engine import Completion, Options
+from text2sql.serving.engine import FinishReason, Options
+from text2sql.serving.messages import Usage
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import ASKING, Problem, documented
-from text2sql.serving.service import Judged, Service, tokens_allowed
+from text2sql.serving.service import Service, tokens_allowed
 from text2sql.serving.streams import EVENTS, Send, event, event_stream, unless_gone
-from text2sql.sql.guard import Checked, reason
+from text2sql.sql.guard import Checked
+from text2sql.sql.objections import Reason, reason
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -79,14 +82,15 @@ async def chat_completions(
             lambda problem: event(problem.to_dict()),
         )
 
-    async def work() -> list[Judged]:
-        async with service.work():
-            return await service.complete(question, schema, _options(service, asked), record)
+    usage = Usage()
 
-    judged = await unless_gone(request, work())
-    completions = [one.completion for one in judged]
-    record.told |= (usage := _usage(completions)).model_dump()
-    choices = [_choice(index, one) for index, one in enumerate(judged)]
+    async def work() -> list[tuple[Answer, FinishReason]]:
+        async with service.work():
+            return await service.complete(question, schema, _options(service, asked), usage, record)
+
+    answers = await unless_gone(request, work())
+    record.spent(usage)
+    choices = [_choice(index, *one) for index, one in enumerate(answers)]
     return JSONResponse(ChatCompletion(**head, choices=choices, usage=usage).model_dump())
 
 
@@ -120,16 +124,19 @@ async def _chunks(
         with service.switch.hold() as served:
             done = await service.stream(served, service.prompt(served, schema, question), options, tell)
         checked = _as_streamed(await service.guard.check(done.text, schema), done.text)
-    service.judged(checked, record)
+    service.count(checked.valid, checked.reasons, False, record)
+    service.log_content(question, schema, checked.sql)
     if not started:
         chunk({"role": "assistant", "content": ""})
-    refusal = _refusal(checked)
+    refusal = _refusal(checked.reasons)
     chunk(
         {"refusal": refusal} if refusal else {},
-        "content_filter" if refusal else _finish(done),
+        "content_filter" if refusal else _finish(done.finish_reason),
         text2sql=_verdict(checked).model_dump(),
     )
-    record.told |= (usage := _usage([done])).model_dump()
+    usage = Usage()
+    usage.add(done.prompt_tokens, done.completion_tokens)
+    record.spent(usage)
     if wants_usage:
         send(event(head | {"object": "chat.completion.chunk", "choices": [], "usage": usage.model_dump()}))
     send(event("[DONE]"))
@@ -152,19 +159,16 @@ def _options(service: Service, asked: ChatRequest) -> Options:
     )
 
 
-def _choice(index: int, judged: Judged) -> Choice:
-    refusal = _refusal(judged.checked)
+def _choice(index: int, answer: Answer, finished: FinishReason) -> Choice:
+    refusal = _refusal(answer.reasons)
+    # What was found valid and nothing behind it; of an answer that was not, all of it.
+    content = answer.sql if answer.valid else answer.text
     return Choice(
         index=index,
-        message=AnswerMessage(content=None if refusal else _content(judged), refusal=refusal),
-        finish_reason="content_filter" if refusal else _finish(judged.completion),
-        text2sql=_verdict(judged.checked),
+        message=AnswerMessage(content=None if refusal else content, refusal=refusal),
+        finish_reason="content_filter" if refusal else _finish(finished),
+        text2sql=_verdict(answer),
     )
-
-
-def _content(judged: Judged) -> str:
-    """What was found valid and nothing behind it; of an answer that was not, all of it."""
-    return judged.checked.sql if judged.checked.valid else judged.completion.text
 
 
 def _as_streamed(checked: Checked, text: str) -> Checked:
@@ -176,23 +180,21 @@ def _as_streamed(checked: Checked, text: str) -> Checked:
     )
 
 
-def _refusal(checked: Checked) -> str | None:
-    withheld = [reason.message for reason in checked.reasons if reason.code in _WITHHELD]
+def _refusal(reasons: Sequence[Reason]) -> str | None:
+    withheld = [reason.message for reason in reasons if reason.code in _WITHHELD]
     return f"The answer was withheld: {'; '.join(withheld)}" if withheld else None
 
 
-def _verdict(checked: Checked) -> Verdict:
-    return Verdict(valid=checked.valid, reasons=[reason._asdict() for reason in checked.reasons])
+def _verdict(judged: Checked | Answer) -> Verdict:
+    return Verdict(
+        valid=judged.valid,
+        reasons=[reason._asdict() for reason in judged.reasons],
+        repaired=isinstance(judged, Answer) and judged.repaired,
+    )
 
 
-def _finish(completion: Completion) -> Literal["stop", "length"]:
-    return "length" if completion.finish_reason == "length" else "stop"
-
-
-def _usage(completions: Sequence[Completion]) -> ChatUsage:
-    prompt = completions[0].prompt_tokens
-    generated = sum(completion.completion_tokens for completion in completions)
-    return ChatUsage(prompt_tokens=prompt, completion_tokens=generated, total_tokens=prompt + generated)
+def _finish(reason: FinishReason) -> Literal["stop", "length"]:
+    return "length" if reason == "length" else "stop"
 
 
 def _model(service: Service) -> ModelObject:

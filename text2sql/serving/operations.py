@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
@@ -10,6 +11,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from text2sql.serving.depends import Server
 from text2sql.serving.messages import Status
 from text2sql.serving.problems import Problem, documented
+from text2sql.serving.service import Service
 
 PAGE = Path(__file__).parent / "page"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -20,7 +22,7 @@ router = APIRouter(tags=["operations"])
 @router.get("/healthz", response_model=Status)
 async def healthz(service: Server) -> Response:
     """Whether the process lives; restart it when it does not."""
-    return JSONResponse({"status": "ok", "model": service.model})
+    return JSONResponse(_status(service))
 
 
 @router.get("/readyz", response_model=Status, responses=documented((503,)))
@@ -28,7 +30,18 @@ async def readyz(service: Server) -> Response:
     """Whether the model is loaded and gets on with its work; send no questions while it does not."""
     if why := await service.unready():
         raise Problem(503, "not_ready", why, retry_after=5)
-    return JSONResponse({"status": "ok", "model": service.model})
+    return JSONResponse(_status(service))
+
+
+def _status(service: Service) -> dict[str, Any]:
+    settings = service.settings
+    said = Status(
+        status="ok",
+        model=service.model,
+        database=settings.database is not None,
+        keys=settings.api_keys is not None,
+    )
+    return said.model_dump()
 
 
 @router.get(

@@ -15,6 +15,7 @@ from text2sql.errors import (
     EngineBusy,
     EngineDead,
     EngineTimeout,
+    GuardBusy,
     RequestError,
     ServingError,
     SqlError,
@@ -33,6 +34,18 @@ _TYPES = {
     503: "service_unavailable_error",
     504: "timeout_error",
 }
+
+
+_FAILURES: tuple[tuple[type[Text2SQLError], int, str, str, float], ...] = (
+    (EngineBusy, 429, "queue_full", "the queue is full; ask again later", 1),
+    (GuardBusy, 503, "guard_busy", "the guard is busy; ask again later", 2),
+    (EngineDead, 503, "engine_unavailable", "the model does not answer now; ask again later", 5),
+    (ServingError, 503, "engine_failed", "the model failed on this request; its server's log says more", 1),
+    (DatabaseError, 503, "database_unavailable", "the database does not answer now; ask again later", 5),
+    (Text2SQLError, 503, "unavailable", "the server cannot do this now; its log says more", 5),
+)
+"""What is no fault of the request: status, code, words and seconds to wait. Hosts, paths and what an engine or a driver
+said stay inside."""
 
 
 class ErrorDetail(BaseModel):
@@ -60,7 +73,7 @@ class ErrorBody(BaseModel):
 
 
 class Problem(Exception):
-    """An answer with an error status."""
+    """An answer with an error status; `cause` is more for the log, and for nobody outside."""
 
     def __init__(
         self,
@@ -71,9 +84,10 @@ class Problem(Exception):
         param: str | None = None,
         retry_after: float | None = None,
         details: list[ErrorDetail] | None = None,
+        cause: str = "",
     ) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.cause = status, code, cause
         kind = _TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
         self.body = ErrorBody(error=ErrorObject(message=message, type=kind, param=param, code=code, details=details))
         self.headers: dict[str, str] = {}
@@ -97,25 +111,23 @@ def problem_of(error: BaseException) -> Problem | None:
     message = str(error)
     if isinstance(error, RequestError):
         return Problem(400, "invalid_request", message)
-    if isinstance(error, EngineBusy):
-        return Problem(429, "queue_full", message, retry_after=error.retry_after)
     if isinstance(error, TimeoutError | EngineTimeout):
         return Problem(504, "timeout", message or "no answer came in time; ask for less, or later")
-    if isinstance(error, EngineDead):
-        return Problem(503, "engine_unavailable", message, retry_after=5)
-    if isinstance(error, ServingError):
-        return Problem(503, "engine_failed", message, retry_after=1)
-    if isinstance(error, DatabaseError):
-        return Problem(503, "database_unavailable", message, retry_after=5)
     if isinstance(error, SqlError | DataError):
         return Problem(400, "unusable", message)
-    return Problem(503, "unavailable", message, retry_after=5) if isinstance(error, Text2SQLError) else None
+    for kind, status, code, words, seconds in _FAILURES:
+        if isinstance(error, kind):
+            return Problem(status, code, words, retry_after=getattr(error, "retry_after", seconds), cause=message)
+    return None
 
 
 def invalid_fields(error: ValidationError | RequestValidationError) -> Problem:
     """Every field that does not fit; values are the users' and are not repeated."""
     details = [
-        ErrorDetail(param=".".join(str(part) for part in found["loc"])[:200] or "body", message=found["msg"][:300])
+        ErrorDetail(
+            param=".".join(str(part) for part in found["loc"])[:200] or "body",
+            message=found["msg"].removeprefix("Value error, ")[:300],
+        )
         for found in error.errors()[:20]
     ]
     first = details[0]
@@ -132,7 +144,7 @@ _DOCUMENTED = {
     415: "The body is of another type.",
     422: "Fields are missing, unknown or out of bounds.",
     429: "The key's rate is used up, or the queue is full. Ask again after Retry-After seconds.",
-    503: "The model is loading, gone or being exchanged. Ask again after Retry-After seconds.",
+    503: "The model is loading, gone or being exchanged, or the guard is busy. Ask again after Retry-After seconds.",
     504: "No answer came in time.",
 }
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from text2sql.errors import SqlError, Text2SQLError
+from text2sql.errors import OutputError, SqlError, Text2SQLError
+from text2sql.serving.cells import to_csv
 from text2sql.serving.explain import explain
 from text2sql.serving.lines import Lines
 from text2sql.serving.messages import MAX_CANDIDATES, GenerateResponse, Question
@@ -36,6 +37,7 @@ Type a question, or:
   CREATE TABLE …;    add a table to the schema
   /schema [FILE]     read the schema from a .sql, CSV or SQLite file; alone: show it
   /db [FILE]         run answers, read-only, on a SQLite file (or a database URL), and take its schema; /db off: stop
+  /csv FILE          save the last rows, with what a spreadsheet would run as a formula marked as text
   /explain           say in words what the last query does
   /n [NUMBER]        choose among so many candidates (1 to {most})
   /dialect [NAME]    write answers for another database: postgres, mysql, duckdb, …
@@ -83,6 +85,7 @@ class Repl:
         self._commands: dict[str, Callable[[str], None]] = {
             "schema": self._read_schema,
             "db": self._use_database,
+            "csv": self._save_rows,
             "explain": self._explain,
             "n": self._choose_n,
             "dialect": self._choose_dialect,
@@ -182,6 +185,20 @@ class Repl:
         self._schema = text
         count = text.count("\n") + 1  # describe.schema_text: a statement a line
         self._screen.say(f"schema: {count} table{'' if count == 1 else 's'}, {len(text)} characters")
+
+    def _save_rows(self, name: str) -> None:
+        result = self._last.result if self._last else None
+        if result is None:
+            raise SqlError("there are no rows to save yet; give a database, /db FILE, and ask a question")
+        if not name:
+            raise SqlError("/csv takes the file to write, such as /csv rows.csv")
+        path = Path(_path(name)).expanduser()
+        try:
+            with path.open("x", encoding="utf-8-sig", newline="") as file:  # the mark is for Excel
+                file.write(to_csv(result.columns, result.rows))
+        except OSError as error:
+            raise OutputError(f"{path}: {error.strerror or error}; name a new file in a folder of yours") from None
+        self._screen.say(f"{len(result.rows)} rows written to {path}")
 
     def _explain(self, _: str) -> None:
         if self._last is None or not self._last.sql:

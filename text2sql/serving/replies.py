@@ -7,22 +7,9 @@ from collections.abc import Sequence
 from text2sql.errors import SqlError
 from text2sql.serving.answering import Answer
 from text2sql.serving.messages import Candidate, Fault, GenerateResponse, Result, Usage
-from text2sql.serving.problems import Problem
-from text2sql.sql.guard import Reason
-from text2sql.sql.render import dialect_named, render_sql
+from text2sql.sql.objections import Reason
+from text2sql.sql.render import render_sql
 from text2sql.sql.schema import parse_schema
-
-
-def known_dialect(name: str) -> str:
-    """sqlglot's name of a dialect.
-
-    Raises:
-        Problem: 422, there is none.
-    """
-    try:
-        return dialect_named(name)
-    except SqlError as error:
-        raise Problem(422, "invalid_fields", f"dialect: {error}", param="dialect") from None
 
 
 def to_response(found: Answer, dialect: str, schema_text: str) -> GenerateResponse:

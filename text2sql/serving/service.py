@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from text2sql.data.prompt import render_prompt
-from text2sql.errors import EngineDead, RequestError, ServingError, Text2SQLError
-from text2sql.serving.answering import answer
+from text2sql.errors import EngineDead, ModelError, ServingError, Text2SQLError
+from text2sql.serving.answering import Answer, Check, answer
+from text2sql.serving.asking import Asking, together
 from text2sql.serving.cells import Cells
 from text2sql.serving.databases import Limits
-from text2sql.serving.engine import Completion, Options
+from text2sql.serving.engine import Completion, FinishReason, Options
 from text2sql.serving.guard_pool import GuardPool
 from text2sql.serving.limits import Places
-from text2sql.serving.messages import GenerateResponse, Question, Usage
+from text2sql.serving.messages import Fault, GenerateResponse, Question, Usage
 from text2sql.serving.metrics import Metrics
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import Problem
-from text2sql.serving.replies import known_dialect, to_response
+from text2sql.serving.replies import to_response
 from text2sql.serving.switch import EngineSwitch, Served
-from text2sql.sql.guard import Checked
+from text2sql.sql.objections import Reason
+from text2sql.sql.render import dialect_named
 
 if TYPE_CHECKING:
     from text2sql.serving.settings import ServerSettings
@@ -33,19 +35,12 @@ logger = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
 """Gets more text of an answer as it grows."""
-T = TypeVar("T")
 
 SPREAD = 0.8
 """Temperature of the candidates beyond the first."""
 _DESCRIBED_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A completion and what the guard says of it."""
-
-    completion: Completion
-    checked: Checked
+_GUARD_PATIENCE = 10.0
+"""Seconds that an answer waits for a guard process, where a request has time for that."""
 
 
 class Service:
@@ -53,7 +48,7 @@ class Service:
 
     def __init__(self, settings: ServerSettings, switch: EngineSwitch) -> None:
         self.settings, self.switch = settings, switch
-        self.guard = GuardPool(settings.guard_processes)
+        self.guard = GuardPool(settings.guard_processes, min(_GUARD_PATIENCE, settings.request_timeout / 2))
         self.places = Places(settings.max_in_flight)
         self.metrics = Metrics(switch, self.places)
         self.draining = False
@@ -61,7 +56,9 @@ class Service:
         self.created = int(time.time())
         self.failed: Text2SQLError | None = None
         """Why the engine did not start."""
-        self._described = (0.0, "")
+        self._described, self._describing = (0.0, ""), asyncio.Lock()
+        self._unwell: str | None = None
+        """What is wrong with the engine, as last seen."""
 
     @property
     def model(self) -> str:
@@ -69,17 +66,24 @@ class Service:
         return self.settings.served_name or self.switch.name
 
     async def start(self) -> None:
-        """Load the model. What is asked meanwhile gets 503."""
+        """Load the model. What is asked meanwhile gets 503.
+
+        Raises:
+            Text2SQLError: it cannot be loaded.
+        """
         try:
             await self.switch.start()
         except Text2SQLError as error:
             self.failed = error
             raise
+        except Exception as error:
+            self.failed = ModelError(f"the model could not be loaded ({type(error).__name__}: {error})")
+            raise self.failed from error
         self.started = True
         logger.info("ready", extra={"model": self.model})
 
     async def unready(self) -> str | None:
-        """Why no new question should be sent here; None: it should."""
+        """Why no new question should be sent here; None: it should. An engine's own words are for the log alone."""
         if self.draining:
             return "the server is shutting down"
         if self.failed:
@@ -89,7 +93,11 @@ class Service:
         if not self.guard.ready:
             return "the guard's processes are gone"
         health = await self.switch.health()
-        return None if health.ready else health.detail or "the engine does not get on"
+        why = None if health.ready else "the engine makes no progress" if health.alive else "the engine is gone"
+        if why and why != self._unwell:  # probes come every few seconds
+            logger.warning("%s: %s", why, health.detail)
+        self._unwell = why
+        return why
 
     @contextlib.asynccontextmanager
     async def work(self, places: int = 1) -> AsyncIterator[None]:
@@ -99,7 +107,8 @@ class Service:
             Problem, ServingError, TimeoutError
         """
         if not self.started:
-            raise EngineDead("the model could not be loaded" if self.failed else "the model is being loaded")
+            why = "the model could not be loaded" if self.failed else "the model is being loaded"
+            raise Problem(503, "engine_unavailable", why, retry_after=5)
         with self.places.take(places):
             async with asyncio.timeout(self.settings.request_timeout):
                 yield
@@ -108,51 +117,62 @@ class Service:
         """The first candidate that passes the guard and, if asked for, runs; repaired once, else with its faults.
 
         Raises:
-            Problem: the schema, the dialect or the wish to execute cannot be met.
+            Problem: the schema or the wish to execute cannot be met.
             ServingError, DatabaseError
         """
         started = time.perf_counter()
-        dialect = known_dialect(question.dialect)
+        dialect = dialect_named(question.dialect)
         where = self._database_for(question)
         schema = await self._schema(question, where)
         usage = Usage()
         with self.switch.hold() as served:
-            asking = _Asking(self, served, question.max_new_tokens, usage, tell)
+            asking = Asking(self, served, self._wanted(served, question), usage, tell)
             found = await answer(
                 question.question,
                 schema,
                 served.recipe.prompt_template,
                 ask=asking.ask,
-                check=lambda text: self.guard.check(text, schema),
+                check=self._check(schema),
                 run=(lambda sql: self._run(where, sql)) if question.execute and where else None,
                 n=question.n,
             )
         response = await asyncio.to_thread(to_response, found, dialect, schema)
         response.model, response.usage, response.request_id = self.model, usage, record.request_id
         response.latency_ms = round((time.perf_counter() - started) * 1000, 1)
-        self._count(response, record)
-        if self.settings.log_content:
-            logger.info("content", extra={"question": question.question, "schema_text": schema, "sql": response.sql})
+        self.count(response.valid, response.reasons, response.repaired, record)
+        record.spent(usage)
+        self.log_content(question.question, schema, response.sql)
         return response
 
-    async def complete(self, question: str, schema: str, options: Options, record: Record) -> list[Judged]:
-        """`options.n` completions as the model gives them, each judged. Raises as `answer`."""
+    async def complete(
+        self, question: str, schema: str, options: Options, usage: Usage, record: Record
+    ) -> list[tuple[Answer, FinishReason]]:
+        """`options.n` completions, each judged and, where it fails, repaired once. Raises as `answer`."""
         await self.usable(schema)
         with self.switch.hold() as served:
-            [completions] = await self.generate(served, self.prompt(served, schema, question), options)
-        judged = [Judged(done, await self.guard.check(done.text, schema)) for done in completions]
-        for one in judged:
-            self.judged(one.checked, record)
-        return judged
+            asking = Asking(self, served, [options], usage)
+            template = served.recipe.prompt_template
+            texts = await asking.ask(render_prompt(template, schema, question), options.n)
+            answers = dict.fromkeys(texts)
+            found = await together(
+                [answer(question, schema, template, asking.ask, self._check(schema), texts=[text]) for text in answers]
+            )
+        said = dict(zip(answers, found, strict=True))
+        for text in texts:
+            self.count(said[text].valid, said[text].reasons, said[text].repaired, record)
+            self.log_content(question, schema, said[text].sql)
+        return [(said[text], asking.finished(said[text].text)) for text in texts]
 
-    async def generate(self, served: Served, prompt: str, options: Options) -> list[list[Completion]]:
+    async def generate(self, served: Served, prompt: str, options: Options) -> list[Completion]:
         """Ask the engine for one prompt, and count."""
-        found = await served.engine.generate([prompt], options)
-        self._seen(served, found[0])
+        self._sent(served, options.n)
+        [found] = await served.engine.generate([prompt], options)
+        self.metrics.generated(found)
         return found
 
     async def stream(self, served: Served, prompt: str, options: Options, tell: Tell) -> Completion:
         """One completion, told as it grows, and count."""
+        self._sent(served, 1)
         done: Completion | None = None
         async with served.engine.stream(prompt, options) as chunks:
             async for chunk in chunks:
@@ -161,7 +181,7 @@ class Service:
                 done = chunk.completion
         if done is None:
             raise EngineDead("the engine ended in the middle of an answer")
-        self._seen(served, [done])
+        self.metrics.generated([done])
         return done
 
     @staticmethod
@@ -179,32 +199,38 @@ class Service:
         where = self.settings.database
         if where is None:
             raise Problem(404, "no_database", "this server has no database; send schema_text")
-        if time.monotonic() > self._described[0]:
-            self._described = (time.monotonic() + _DESCRIBED_SECONDS, await self.guard.describe(where))
-        return self._described[1]
+        async with self._describing:  # questions that come together are answered by one look
+            if time.monotonic() > self._described[0]:
+                self._described = (time.monotonic() + _DESCRIBED_SECONDS, await self.guard.describe(where))
+            return self._described[1]
 
-    def judged(self, checked: Checked, record: Record) -> None:
-        """Count what the guard said of a completion."""
-        self.metrics.answers.labels(str(checked.valid).lower(), "false").inc()
-        for fault in checked.reasons:
+    def count(self, valid: bool, reasons: Sequence[Reason | Fault], repaired: bool, record: Record) -> None:
+        """Count what the guard said of an answer."""
+        self.metrics.answers.labels(str(valid).lower(), str(repaired).lower()).inc()
+        for fault in reasons:
             self.metrics.reasons.labels(fault.code).inc()
-        record.told["valid"] = record.told.get("valid", 0) + checked.valid
+        record.told["valid"] = record.told.get("valid", 0) + valid
+        record.told["repaired"] = record.told.get("repaired", 0) + repaired
 
-    def _seen(self, served: Served, completions: list[Completion]) -> None:
-        self.metrics.generated(completions)
+    def log_content(self, question: str, schema: str, sql: str) -> None:
+        """The users' data, where the settings allow it."""
+        if self.settings.log_content:
+            logger.info("content", extra={"question": question, "schema_text": schema, "sql": sql})
+
+    def _sent(self, served: Served, completions: int) -> None:
+        """How many are generated together once these are, before they are: afterwards they would be gone."""
         with contextlib.suppress(ServingError):
-            self.metrics.batch.observe(served.engine.load().running + 1)
+            load = served.engine.load()
+            self.metrics.batch.observe(min(load.running + load.waiting + completions, load.max_running))
 
-    def _count(self, response: GenerateResponse, record: Record) -> None:
-        self.metrics.answers.labels(str(response.valid).lower(), str(response.repaired).lower()).inc()
-        for fault in response.reasons:
-            self.metrics.reasons.labels(fault.code).inc()
-        told = record.told
-        for name, value in response.usage.model_dump().items():
-            told[name] = told.get(name, 0) + value
-        told["questions"] = told.get("questions", 0) + 1
-        told["valid"] = told.get("valid", 0) + response.valid
-        told["repaired"] = told.get("repaired", 0) + response.repaired
+    def _check(self, schema: str) -> Check:
+        return lambda text: self.guard.check(text, schema)
+
+    def _wanted(self, served: Served, question: Question) -> list[Options]:
+        """The likeliest answer first, others drawn beside it."""
+        likeliest = Options(max_new_tokens=tokens_allowed(self.settings, served, question.max_new_tokens))
+        drawn = dataclasses.replace(likeliest, temperature=SPREAD, n=max(question.n - 1, 1), seed=0)
+        return [likeliest, drawn] if question.n > 1 else [likeliest]
 
     def _database_for(self, question: Question) -> str | None:
         if question.execute and self.settings.database is None:
@@ -223,62 +249,12 @@ class Service:
     async def usable(self, schema: str) -> None:
         """A schema that the guard cannot use would cost two generations and give no answer."""
         for fault in (await self.guard.check("SELECT 1", schema)).reasons:
-            if "no process was free" in fault.message:
-                raise Problem(503, "guard_busy", "the guard is busy; ask again later", retry_after=2)
             raise Problem(422, "schema_unusable", fault.message, param="schema_text")
 
     async def _run(self, where: str, sql: str) -> Cells:
         return await self.guard.run(where, sql, Limits(self.settings.query_seconds, self.settings.query_rows))
 
 
-class _Asking:
-    """How the answering flow reaches the engine: the likeliest answer first, others drawn beside it."""
-
-    def __init__(
-        self, service: Service, served: Served, max_new_tokens: int | None, usage: Usage, tell: Tell | None
-    ) -> None:
-        self._service, self._served, self._usage, self._tell = service, served, usage, tell
-        self._tokens = tokens_allowed(service.settings, served, max_new_tokens)
-        self._asked = False
-
-    async def ask(self, prompt: str, n: int) -> Sequence[str]:
-        """Texts for a prompt; a repair that does not fit the model's length gets none."""
-        first, self._asked = not self._asked, True
-        prompt = self._served.wrap(prompt)
-        wanted = [self._likeliest(prompt, first)]
-        if n > 1:
-            drawn = Options(max_new_tokens=self._tokens, temperature=SPREAD, n=n - 1, seed=0)
-            wanted.append(self._drawn(prompt, drawn))
-        try:
-            found = [completion for part in await together(wanted) for completion in part]
-        except RequestError:
-            if first:
-                raise
-            return []
-        self._usage.add(found[0].prompt_tokens, sum(completion.completion_tokens for completion in found))
-        return [completion.text for completion in found]
-
-    async def _likeliest(self, prompt: str, first: bool) -> list[Completion]:
-        options = Options(max_new_tokens=self._tokens)
-        if first and self._tell:
-            return [await self._service.stream(self._served, prompt, options, self._tell)]
-        return (await self._service.generate(self._served, prompt, options))[0]
-
-    async def _drawn(self, prompt: str, options: Options) -> list[Completion]:
-        return (await self._service.generate(self._served, prompt, options))[0]
-
-
 def tokens_allowed(settings: ServerSettings, served: Served, asked: int | None) -> int:
     """What a request asks for, else what the model was judged with; the server's bound holds."""
     return min(asked or served.recipe.max_new_tokens, settings.max_new_tokens)
-
-
-async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results; when one fails, the others are cancelled and it is raised."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

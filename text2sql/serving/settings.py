@@ -84,7 +84,7 @@ class ServerSettings(BaseSettings):
     max_json_depth: PositiveInt = 16
     """Deepest nesting of a request's JSON."""
     body_timeout: Seconds = 15.0
-    """Seconds in which a request must have arrived."""
+    """Seconds in which a request's head must have arrived, and then its body."""
     request_timeout: Seconds = 60.0
     """Seconds in which it is answered, or it ends with 504."""
 
@@ -95,7 +95,7 @@ class ServerSettings(BaseSettings):
     query_rows: PositiveInt = 1_000
     """Rows of a result that are kept."""
     guard_processes: PositiveInt = 2
-    """Processes that check answers and run queries."""
+    """Processes that check answers and run queries; of several, one is kept for checks."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""

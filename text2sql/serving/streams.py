@@ -107,7 +107,7 @@ async def _told(
             if problem is None:
                 logger.error("a fault of the server", exc_info=more)
                 problem = Problem(500, "internal_error", "a fault of the server; its log has the request ID")
-            record.code = problem.code
+            record.failed(problem)
             yield failed(problem)
     finally:
         if not task.done():

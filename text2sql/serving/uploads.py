@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -18,14 +16,13 @@ from text2sql.serving.depends import Asks, Server
 from text2sql.serving.intake import gone, read_body, slow
 from text2sql.serving.messages import Column, SchemaResponse, TableShape
 from text2sql.serving.problems import ASKING, Problem, documented
+from text2sql.serving.schemas import schema_in
 from text2sql.serving.service import Service
 from text2sql.serving.streams import unless_gone
-from text2sql.sql.describe import schema_of_csv, schema_text
-from text2sql.sql.schema import MAX_CONTEXT_CHARS, parse_schema
+from text2sql.sql.schema import parse_schema
 
 router = APIRouter(tags=["schema"])
 
-SQLITE_MAGIC = b"SQLite format 3\0"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {
     "schema": {
@@ -94,35 +91,9 @@ async def _received(request: Request, service: Service, name: str) -> tuple[byte
 
 async def _schema(service: Service, content: bytes, name: str) -> SchemaResponse:
     try:
-        if content.startswith(SQLITE_MAGIC):
-            text = await _of_sqlite(service, content)
-        elif name.lower().endswith((".csv", ".tsv")):
-            text = await asyncio.to_thread(lambda: schema_text(schema_of_csv(content.decode("utf-8"), name)))
-        else:
-            text = await _of_ddl(service, content)
-        return await asyncio.to_thread(_shape, text)
-    except UnicodeDecodeError:
-        raise Problem(422, "schema_unusable", "the file is neither a SQLite database nor text in UTF-8") from None
+        return await asyncio.to_thread(_shape, await schema_in(service, content, name))
     except (SqlError, DataError, DatabaseError) as error:
         raise Problem(422, "schema_unusable", str(error)) from None
-
-
-async def _of_ddl(service: Service, content: bytes) -> str:
-    text = content.decode("utf-8-sig")
-    if len(text) > MAX_CONTEXT_CHARS:
-        raise Problem(
-            422, "schema_unusable", f"the schema has {len(text)} characters; at most {MAX_CONTEXT_CHARS} are read"
-        )
-    await service.usable(text)
-    return await asyncio.to_thread(lambda: schema_text(parse_schema(text)))
-
-
-async def _of_sqlite(service: Service, content: bytes) -> str:
-    """Opened in a process of the guard, never in this one."""
-    with tempfile.TemporaryDirectory(prefix="text2sql-") as folder:
-        path = Path(folder) / "upload.sqlite"
-        await asyncio.to_thread(path.write_bytes, content)
-        return await service.guard.describe(str(path))
 
 
 def _shape(text: str) -> SchemaResponse:

@@ -1,23 +1,20 @@
-"""Names in a query that its schema does not have, and the real names that may have been meant."""
+"""Names in a query that its schema does not have: one reading, for evaluation, serving and repair of data alike."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sqlglot import exp
 
 from text2sql.errors import SqlError
-from text2sql.sql.hints import column_names, is_quoted_text, literal
+from text2sql.sql.hints import column_names, literal
 from text2sql.sql.parse import DIALECT, parse
 from text2sql.sql.schema import Schema, parse_schema
 from text2sql.sql.scopes import Scope, Scopes
 
 _ROW_IDS = frozenset({"rowid", "oid", "_rowid_"})
-_COMPARED_CHARS = 64
-"""difflib takes the product of two lengths in time."""
 
 Names = frozenset[str] | None
 """Lower-case names of columns; None where they cannot be known."""
@@ -30,23 +27,38 @@ class Invented:
     kind: Literal["table", "column"]
     name: str
     """As the query writes it, with its qualifier."""
+    node: exp.Column | None = field(default=None, compare=False, repr=False)
+    """Where it stands first; None for a table, and for a column of USING."""
+
+    @property
+    def is_read_as_text(self) -> bool:
+        """A column in double quotes and without a qualifier: SQLite takes such a one for a string, and says nothing."""
+        return self.node is not None and _is_quoted(self.node)
 
 
 def invented_names(tree: exp.Expr, schema: Schema) -> list[Invented]:
     """Tables, then columns that a query names and its schema, its CTEs and its aliases do not have; each one once.
 
     What cannot be known, as the columns of an invented table, is not called invented. Text in double quotes that names
-    no column is a string to SQLite, and is taken for one where a string makes sense.
+    no column in reach is a string to SQLite, and is taken for one where a string makes sense.
     """
+    return names_of(tree, schema)[0]
+
+
+def names_of(tree: exp.Expr, schema: Schema) -> tuple[list[Invented], list[exp.Column]]:
+    """`invented_names`, and the texts in double quotes that were taken for strings."""
     resolver = _Resolver(tree, schema)
     tables = [Invented("table", table.name) for table in tree.find_all(exp.Table) if not resolver.knows_table(table)]
+    unknown = [column for column in tree.find_all(exp.Column) if not resolver.reaches(column)]
+    strings = [column for column in unknown if _is_quoted(column) and not resolver.must_be_column(column)]
+    taken = set(map(id, strings))
     columns = [
-        Invented("column", f"{column.table}.{column.name}" if column.table else column.name)
-        for column in tree.find_all(exp.Column)
-        if not resolver.knows_column(column)
+        Invented("column", f"{column.table}.{column.name}" if column.table else column.name, column)
+        for column in unknown
+        if id(column) not in taken
     ]
     shared = [Invented("column", name) for name in resolver.unshared()]
-    return list(dict.fromkeys([*tables, *columns, *shared]))
+    return list(dict.fromkeys([*tables, *columns, *shared])), strings
 
 
 def adheres(sql: str, schema: Schema) -> bool:
@@ -63,16 +75,6 @@ def adheres_to(sql: str, context: str) -> bool:
         return adheres(sql, parse_schema(context))
     except SqlError:
         return False
-
-
-def nearest_names(invented: Invented, schema: Schema, most: int = 3) -> list[str]:
-    """Real names that are spelt alike, the likest first: of tables for a table, and of all columns for a column."""
-    real = [table.name for table in schema.tables]
-    if invented.kind == "column":
-        real = [column.name for table in schema.tables for column in table.columns]
-    spelt = {name.lower()[:_COMPARED_CHARS]: name for name in reversed(real)}
-    wanted = invented.name.rpartition(".")[2].lower()[:_COMPARED_CHARS]
-    return [spelt[name] for name in difflib.get_close_matches(wanted, spelt, most)]
 
 
 def stands_for_a_column(text: exp.Expr, names: frozenset[str]) -> bool:
@@ -94,6 +96,10 @@ def stands_for_a_column(text: exp.Expr, names: frozenset[str]) -> bool:
     return bool(found) and all(isinstance(o, exp.Null) or literal(o, names) is not None for o in found)
 
 
+def _is_quoted(column: exp.Column) -> bool:
+    return not column.table and isinstance(column.this, exp.Identifier) and bool(column.this.args.get("quoted"))
+
+
 class _Resolver:
     """Looks names up in one query; what it finds out about a source or a SELECT it keeps."""
 
@@ -112,10 +118,13 @@ class _Resolver:
         name = table.name.lower()
         return name in self._tables or name in self._ctes or not isinstance(table.this, exp.Identifier)
 
-    def knows_column(self, column: exp.Column) -> bool:
+    def must_be_column(self, text: exp.Column) -> bool:
+        """Whether a string would make no sense where the text stands."""
+        return stands_for_a_column(text, self._words)
+
+    def reaches(self, column: exp.Column) -> bool:
+        """Whether a source in reach of the column has it, or may have it."""
         name, qualifier = column.name.lower(), column.table.lower()
-        if is_quoted_text(column, self._words) and not stands_for_a_column(column, self._words):
-            return True
         scope = self._scopes.of(column)
         if scope is None or (not qualifier and self._is_alias(column, name, scope)):
             return True

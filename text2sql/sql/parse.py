@@ -277,6 +277,6 @@ def orders_rows(tree: exp.Expr) -> bool:
 
 def one_line(text: str, limit: int = 200) -> str:
     """For a message: short, without line breaks, terminal codes or characters that hide or reorder what follows."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())  # sqlglot underlines with terminal codes
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text[: 8 * limit]).split())  # sqlglot underlines with terminal codes
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ MEMORY_BYTES = 2 << 30
 """Address space of a worker."""
 _WORN_BYTES = 768 << 20
 """A worker that holds this much when it has answered makes room for a fresh one: more than any one query may need."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an item has no answer."""
+
+    words: str
+    """One line."""
+    late: bool = False
+    """It ran out of its time."""
 
 
 def process_count() -> int:
@@ -54,7 +65,7 @@ def map_rows(
     function: str,
     items: Sequence[Any],
     seconds_an_item: float,
-    on_failure: Callable[[Any, str], Any],
+    on_failure: Callable[[Any, Failure], Any],
     processes: int | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Any]:
@@ -62,7 +73,7 @@ def map_rows(
 
     Args:
         seconds_an_item: after this long on one item its worker is killed.
-        on_failure: the answer for an item that got none, given the item and a one-line reason.
+        on_failure: the answer for an item that got none.
         on_done: told how many items have been answered since it was last called; called from one thread at a time.
     """
     answers: list[Any] = [None] * len(items)
@@ -105,7 +116,7 @@ class _Worker(threading.Thread):
         items: Sequence[Any],
         chunks: deque[range],
         seconds: float,
-        on_failure: Callable[[Any, str], Any],
+        on_failure: Callable[[Any, Failure], Any],
         answered: Callable[[int, Any], None],
     ) -> None:
         super().__init__(daemon=True, name=f"worker of {function}")
@@ -163,12 +174,12 @@ class _Worker(threading.Thread):
             if not line.endswith("\n"):
                 code = self._end()
                 if not self._stopped:
-                    how = f"took more than {self._seconds:g} s" if late else how_it_died(code)
-                    self._answered(index, self._on_failure(self._items[index], how))
+                    failure = Failure(f"took more than {self._seconds:g} s", late) if late else _death(code)
+                    self._answered(index, self._on_failure(self._items[index], failure))
                 return index + 1
             said = json.loads(line)
-            item = self._items[index]
-            self._answered(index, self._on_failure(item, said["error"]) if "error" in said else said["answer"])
+            raised = self._on_failure(self._items[index], Failure(said["error"])) if "error" in said else None
+            self._answered(index, said.get("answer", raised))
             index += 1
             if late or said.get("worn"):  # killed just as it answered: the next item must not be blamed
                 self._end()
@@ -222,9 +233,13 @@ class _Worker(threading.Thread):
 
 def how_it_died(code: int | None) -> str:
     """Words for a worker's exit code."""
+    return _death(code).words
+
+
+def _death(code: int | None) -> Failure:
     if code == -getattr(signal, "SIGALRM", 0):
-        return "a query went on past its deadline and could not be interrupted"
-    return "the worker process died"
+        return Failure("a query went on past its deadline and could not be interrupted", late=True)
+    return Failure("the worker process died")
 
 
 def _feed(process: subprocess.Popen[str], lines: list[str]) -> None:

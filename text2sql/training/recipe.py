@@ -33,8 +33,14 @@ def recipe_of(settings: Settings) -> Recipe:
         prompt_template=settings.data.prompt_template,
         chat_template=settings.model.chat_template,
         max_new_tokens=settings.evaluation.max_new_tokens,
-        base_model=Path(settings.model.name).name if Path(settings.model.name).is_dir() else settings.model.name,
+        base_model=public_name(settings.model.name),
     )
+
+
+def public_name(model: str) -> str:
+    """A model as others may know it: the hub's name as it is, of a local folder or file the last part alone."""
+    path = Path(model)
+    return path.name if path.is_absolute() or path.exists() else model
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:

@@ -10,7 +10,6 @@ imports it from there, so these files import nothing relative.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ METRICS = (
 )
 """Each in a folder of its own; what they compute has the same key."""
 
-JUDGED_INPUTS = """
-Args:
-    predictions: SQL texts.
-    references: gold queries.
-    contexts: CREATE TABLE statements of the schema that each row is about.
-    databases: SQLite databases filled for each row, 5 by default.
-    query_timeout: seconds that a query may run, 2 by default.
-"""
 CITATION = """
 @inproceedings{zhong2020semantic,
     title = {Semantic Evaluation for Text-to-{SQL} with Distilled Test Suites},
@@ -49,24 +40,3 @@ def load_metric(name: str) -> Any:
     import evaluate
 
     return evaluate.load(str(Path(__file__).parent / name))
-
-
-def judged(
-    figures: Sequence[str],
-    predictions: Sequence[str],
-    references: Sequence[str],
-    contexts: Sequence[str],
-    databases: int,
-    query_timeout: float,
-) -> dict[str, float]:
-    """Shares of rows, of text2sql.evaluation.statistics.VERDICTS, by the verdicts of the judge."""
-    from datasets import Dataset
-
-    from text2sql.config import EvaluationSection
-    from text2sql.evaluation.score import score_systems
-    from text2sql.evaluation.statistics import VERDICTS, mean
-
-    rows = Dataset.from_dict({"context": list(contexts), "answer": list(references)})
-    evaluation = EvaluationSection(databases=databases, query_timeout=query_timeout)
-    verdicts = score_systems(rows, {"": list(predictions)}, evaluation)[""]
-    return {figure: mean([float(getattr(verdict, VERDICTS[figure])) for verdict in verdicts]) for figure in figures}

@@ -66,27 +66,20 @@ async function send(path, options = {}) {
   return response;
 }
 
-/** {model, ready} */
+/** {ready, words, model, database, keys} */
 export async function status() {
   try {
     const response = await fetch("readyz", {cache: "no-store"});
-    if (response.ok) return {model: (await response.json()).model, ready: true, words: ""};
+    if (response.ok) return {ready: true, words: "", ...(await response.json())};
     const why = (await response.json()).error?.message ?? "not ready";
-    return {model: "", ready: false, words: why};
+    return {ready: false, words: why};
   } catch {
-    return {model: "", ready: false, words: "The server cannot be reached"};
+    return {ready: false, words: "The server cannot be reached"};
   }
 }
 
-/** The schema of the server's database, or null where it has none. */
-export async function databaseSchema() {
-  try {
-    return await (await send("schema")).json();
-  } catch (error) {
-    if (error.status === 404) return null;
-    throw error;
-  }
-}
+/** CREATE TABLE text of the server's database. */
+export const databaseSchema = async () => (await (await send("schema")).json()).schema_text;
 
 /** The schema in a file. */
 export async function schemaOf(file) {

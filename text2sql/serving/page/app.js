@@ -221,20 +221,25 @@ let polling = 0;
 
 async function connect() {
   clearTimeout(polling);
-  const {model, ready, words} = await api.status();
+  const {ready, words, model, database, keys} = await api.status();
   find("server").className = `server ${ready ? "ready" : "waiting"}`;
   find("model").textContent = ready ? model : `${words.charAt(0).toUpperCase()}${words.slice(1)}…`;
   if (!ready) { polling = setTimeout(connect, POLL_MS); return; }
-  find("key-button").hidden = !key.get();
+  find("key-button").hidden = !keys;
+  if (!database || (keys && !key.get())) { offer(database, ""); return; } // a key is asked for when it is needed
   try {
-    const found = await api.databaseSchema();
-    offered = found?.schema_text ?? "";
-    find("execute-label").hidden = !found;
+    offer(true, await api.databaseSchema());
     if (offered && !schema.value.trim()) setSchema(offered, "These are the tables of the server’s database.", false);
-    schemaChanged();
-  } catch (error) {
-    if (error.status === 401) find("key-button").hidden = false; // asked for when it is needed
+  } catch {
+    offer(true, ""); // the question will meet the same, and say it
   }
+}
+
+/** What the server's database gives: a place to run answers, and its tables. */
+function offer(running, tables) {
+  offered = tables;
+  find("execute-label").hidden = !running;
+  schemaChanged();
 }
 
 // Wiring

@@ -1,4 +1,4 @@
-// A result as CSV, by the server's own rule: what a spreadsheet would run as a formula is marked as text.
+// A result as CSV, by the rule of cells.py: what a spreadsheet would run as a formula is marked as text.
 
 const FORMULA = /^\s*[=+\-@＝＋－＠\t\r|]/;
 const NUMBER = /^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$/;

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import datasets
-import evaluate
+from text2sql.evaluation.metrics import judged
 
-from text2sql.evaluation.metrics import CITATION, JUDGED_INPUTS, judged
 
-DESCRIPTION = """
+class ExecutionAccuracy(judged.JudgedMetric):
+    """See `meaning`."""
+
+    figures = ("execution_accuracy", "vacuous")
+    meaning = """
 Share of predictions that give the gold query's result on every database filled for their row, and the share of rows
 whose databases cannot tell right from wrong.
 """
-
-
-class ExecutionAccuracy(evaluate.Metric):  # type: ignore[misc]
-    """See DESCRIPTION."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            inputs_description=JUDGED_INPUTS,
-            features=datasets.Features({"predictions": text, "references": text, "contexts": text}),
-        )
-
-    def _compute(
-        self,
-        predictions: list[str],
-        references: list[str],
-        contexts: list[str],
-        databases: int = 5,
-        query_timeout: float = 2.0,
-    ) -> dict[str, float]:
-        return judged(("execution_accuracy", "vacuous"), predictions, references, contexts, databases, query_timeout)
