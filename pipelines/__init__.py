@@ -77,6 +77,7 @@ ACTIONS = ("status", "stop")
 STACK_ACTIONS = ("register-stack", "schedules")
 """… about stacks and what is scheduled on them (pipelines.manage)."""
 
+
 @dataclass(frozen=True)
 class Given:
     """Options of the command line that go with some pipelines only."""

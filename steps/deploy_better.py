@@ -15,6 +15,7 @@ from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
 from text2sql.fingerprint import PARTS
 
+
 @step(enable_cache=False, output_materializers=ReportMaterializer)
 def deploy_better(
     merged_model: UnmaterializedArtifact, evaluation: Evaluation, verdict: Verdict, changes: Report, settings: Settings
