@@ -60,6 +60,11 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_v
         run = _start(pipeline, settings, place, cache=cache, version=version)
     if run is None or not run.status.is_finished:
         raise TrainingError(f"stack {place.stack} runs {pipeline} without waiting for it; see its ZenML dashboard")
+    if run.status.is_failed:  # elsewhere: what fails in this process has raised
+        failed = ", ".join(name for name, step in run.steps.items() if step.status.is_failed) or "no step"
+        raise TrainingError(
+            f"run {run.name} failed on stack {place.stack} in {failed}; its log is in ZenML's dashboard"
+        )
     return _finished(run)
 
 

@@ -89,5 +89,6 @@ def _end_quietly() -> None:
         run = get_step_context().pipeline_run
     except RuntimeError:
         return
-    if Client().active_stack.orchestrator.config.is_remote:
+    wanted_anyway = run.config.enable_cache is False  # --no-cache
+    if not wanted_anyway and Client().active_stack.orchestrator.config.is_remote:
         stop_run(Client().get_pipeline_run(run.id), graceful=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
@@ -125,6 +127,26 @@ def test_other_pipelines_compile_too(kubernetes_place: Place, cluster_settings: 
     compiled = compile_for(kubernetes_place, pipeline, cluster_settings)
     for step in PIPELINES[pipeline].steps:
         is_accepted(step_job(compiled.snapshot, compiled.stack.orchestrator, step))
+
+
+@pytest.mark.skipif(os.environ.get("TEXT2SQL_TEST_CLUSTER") != "1", reason="TEXT2SQL_TEST_CLUSTER=1 asks a real one")
+def test_a_real_api_server_takes_them_all(on_kubernetes: Compiled, run_job: dict[str, Any], cron_job: dict[str, Any]):
+    """Its own dry run, in a namespace of the test's own."""
+    from kubernetes import client, config
+
+    api = config.new_client_from_config(os.environ["KUBECONFIG"])
+    core, batch, space = client.CoreV1Api(api), client.BatchV1Api(api), f"text2sql-{uuid.uuid4().hex[:8]}"
+    core.create_namespace({"metadata": {"name": space}})
+    try:
+        options = {"dry_run": "All", "field_validation": "Strict"}
+        for step in STEPS:
+            job = step_job(on_kubernetes.snapshot, on_kubernetes.stack.orchestrator, step)
+            batch.create_namespaced_job(space, job, **options)
+        batch.create_namespaced_job(space, run_job, **options)
+        cron_job["spec"]["timeZone"] = "Europe/Berlin"
+        batch.create_namespaced_cron_job(space, cron_job, **options)
+    finally:
+        core.delete_namespace(space)
 
 
 def test_restricted_namespaces_take_the_pods_though_zenml_writes_null_fields_beside():

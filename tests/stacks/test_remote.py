@@ -60,7 +60,8 @@ def environment(workdir: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def kfp(environment: dict[str, str], workdir: Path) -> Iterator[KfpApi]:
-    pods = {"ZENML_CONFIG_PATH": str(workdir / "pods"), "TEXT2SQL_CACHE": str(workdir / "pods-cache")}
+    pods = {name: "" for name in os.environ if name.startswith("ZENML_")}  # what is set here is not set in a pod
+    pods |= {"ZENML_CONFIG_PATH": str(workdir / "pods"), "TEXT2SQL_CACHE": str(workdir / "pods-cache")}
     pods |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "")  # those come from ZenML's secret
     api = KfpApi(pods)
     yield api
@@ -197,13 +198,20 @@ def test_a_full_run_on_kubeflow(run: Run, registered: None, kfp: KfpApi, workdir
     kfp.faults = [("GET", "/runs/", 503), ("GET", "/runs/", DROP)]
     done = run("--pipeline", "train", "--stack", "kubeflow", *config)
     assert done.returncode == 0, done.stdout + done.stderr + "\n".join(kfp.logs)
-    [steps] = kfp.ran.values()
+    steps = list(kfp.ran.values())[-1]
     assert len(steps) == 8
     assert kfp.faults == [], "a look at the run that fails is no failure of the run"
     assert "Gate passed" in done.stdout
     assert f"{NAME} 1 is now in stage staging" in done.stdout
     assert (workdir / "results" / "merged_model" / "model.safetensors").is_file()
     assert json.loads((workdir / "results" / "evaluation.json").read_text())["systems"][-1]["name"] == "tuned"
+
+
+def test_a_step_that_fails_on_kubeflow_is_one_line(run: Run, registered: None, kfp: KfpApi, workdir: Path):
+    config = ("--config", str(workdir / "config.yaml"), "--set", "data.path=/work/not-there.jsonl")
+    line = one_error(run("--pipeline", "train", "--stack", "kubeflow", *config))
+    assert "of Kubeflow Pipelines failed (ingest failed)" in line
+    assert list(kfp.ran.values())[-1] == ["ingest"], "nothing starts after it"
 
 
 def test_a_recurring_run_on_kubeflow(
