@@ -8,10 +8,11 @@ runs so that they can be asked about, ended, paused and deleted, and says so whe
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, cast
 
 from kfp import dsl
@@ -214,7 +215,8 @@ class Text2SQLKubeflowOrchestrator(KubeflowOrchestrator):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # "works with KFP v2 only"
                 client = self._get_kfp_client(settings)
-            yield client
+            with redirect_stdout(sys.stderr):  # it prints where runs can be looked at
+                yield client
         except ApiException as error:
             raise StackError(f"Kubeflow Pipelines ({place}) refuses: {_reason(error)}") from error
         except (HTTPError, OSError) as error:

@@ -60,8 +60,7 @@ def environment(workdir: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def kfp(environment: dict[str, str], workdir: Path) -> Iterator[KfpApi]:
-    pods = {name: "" for name in os.environ if name.startswith("ZENML_")}  # what is set here is not set in a pod
-    pods |= {"ZENML_CONFIG_PATH": str(workdir / "pods"), "TEXT2SQL_CACHE": str(workdir / "pods-cache")}
+    pods = {"ZENML_CONFIG_PATH": str(workdir / "pods"), "TEXT2SQL_CACHE": str(workdir / "pods-cache")}
     pods |= dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "")  # those come from ZenML's secret
     api = KfpApi(pods)
     yield api
