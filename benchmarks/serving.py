@@ -146,9 +146,11 @@ class Row:
     @property
     def prompt(self) -> str:
         from text2sql.data.prompt import render_prompt
+        from text2sql.serving.chat import ChatRequest
         from text2sql.training.recipe import Recipe
 
-        return render_prompt(Recipe().prompt_template, self.context, self.question)
+        question, schema = ChatRequest.model_validate(chat(self)).question_and_schema()  # as the API reads it
+        return render_prompt(Recipe().prompt_template, schema, question)
 
 
 def rows(count: int) -> list[Row]:
@@ -200,7 +202,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, list[Turn]]:
     with contextlib.ExitStack() as stack:
         servers = start_all(stack, arguments)
         for server in servers.values():
-            asyncio.run(ask_all(server, asked[: arguments.clients], arguments.clients))  # warm up
+            asyncio.run(ask_all(server, asked, arguments.clients))  # warm up: vLLM's first shapes take seconds
         found: dict[str, list[Turn]] = {name: [] for name in servers}
         for number in range(arguments.rounds):
             for name, server in servers.items():

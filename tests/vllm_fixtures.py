@@ -167,7 +167,7 @@ def vllm_server(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield VllmServer(served.url, "tiny", taught_model, dtype, KEY, log)
 
 
-def _teach(rows: Dataset, folder: Path, epochs: int = 5, batch_size: int = 20) -> None:
+def _teach(rows: Dataset, folder: Path, epochs: int = 8, batch_size: int = 20) -> None:
     """Learn the rows by heart: the base alone wavers between tokens, and bf16 then decides by how a sum is rounded."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -181,6 +181,7 @@ def _teach(rows: Dataset, folder: Path, epochs: int = 5, batch_size: int = 20) -
     )
     batches = [encoded[start : start + batch_size] for start in range(0, len(encoded), batch_size)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=epochs * len(batches))
     order = torch.Generator().manual_seed(0)
     for _ in range(epochs):
         for batch in torch.randperm(len(batches), generator=order).tolist():
@@ -191,6 +192,7 @@ def _teach(rows: Dataset, folder: Path, epochs: int = 5, batch_size: int = 20) -
             model(input_ids=ids, labels=labels).loss.backward()  # padding comes last, and nothing attends to it
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -20,8 +20,11 @@ CPU_ARGUMENTS = (
     *("--gpu-memory-utilization", "0.2"),  # starts where less than nine tenths of the memory are free
     *("--distributed-executor-backend", "uni"),  # the worker in the engine's process: handing over costs more than work
 )
-CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
-"""GiB of key-value cache; and what --enforce-eager does not reach must not ask for a compiler either."""
+CPU_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "TORCH_COMPILE_DISABLE": "1",  # what --enforce-eager does not reach must not ask for a compiler either
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else vLLM 0.32 turns uni into mp on a CPU, and says nothing
+}
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Those that --max-lora-rank takes."""
 OWNED = {
