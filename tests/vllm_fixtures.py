@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[1]
 PYTHON = PROJECT / ".venv-vllm" / "bin" / "python"
 TINY_MISTRAL = PROJECT / "assets" / "tiny-mistral"
+DTYPE = os.environ.get("TEXT2SQL_VLLM_DTYPE", "bfloat16")
 KEY = "a key of the tests"
 START_UP = 420
 """Seconds: two processes import vLLM one after the other, half a minute in all on two idle cores."""
@@ -158,13 +159,32 @@ def vllm_server(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     It is told a repetition penalty, as a generation_config.json might: a client must ask for none.
     """
     log = tmp_path_factory.mktemp("vllm") / "vllm.log"
-    dtype = os.environ.get("TEXT2SQL_VLLM_DTYPE", "bfloat16")
-    arguments = (f"--dtype {dtype}", "--override-generation-config '{\"repetition_penalty\": 1.5}'")
+    arguments = (f"--dtype {DTYPE}", "--override-generation-config '{\"repetition_penalty\": 1.5}'")
     words = ["--mode", "vllm", "--model", str(taught_model), "--set", "served_name=tiny"]
     words += [f"--vllm-arg={argument}" for argument in arguments]
     with command(log, *words, VLLM_API_KEY=KEY) as served:
         served.wait_for("/health")
-        yield VllmServer(served.url, "tiny", taught_model, dtype, KEY, log)
+        yield VllmServer(served.url, "tiny", taught_model, DTYPE, KEY, log)
+
+
+@pytest.fixture(scope="session")
+def transformers_answers(taught_model: Path, known_rows: Dataset) -> list[str]:
+    """What the taught model answers to the known rows in this process, in the data type that vLLM serves."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from text2sql.config import EvaluationSection, ModelSection
+    from text2sql.evaluation.answering import LocalModel
+    from text2sql.training.model import load_tokenizer
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as below
+    model = AutoModelForCausalLM.from_pretrained(taught_model, dtype=DTYPE)
+    tokenizer = load_tokenizer(ModelSection(name=str(taught_model)))
+    limits = EvaluationSection(max_new_tokens=64, batch_size=40)
+    answers = LocalModel(model, tokenizer, limits, "here").answers(known_rows["prompt"][:])
+    torch.set_num_threads(threads)
+    return answers
 
 
 def _teach(rows: Dataset, folder: Path, epochs: int = 8, batch_size: int = 20) -> None:

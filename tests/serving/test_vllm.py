@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from tests.vllm_fixtures import Command, VllmServer, below, command
-from text2sql.config import EvaluationSection, ModelSection
+from text2sql.config import ModelSection
 from text2sql.serving.engine import Options
 from text2sql.serving.vllm_engine import VllmEngine
 
@@ -46,29 +46,22 @@ def metric(server: VllmServer, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{name}{{"))
 
 
-def test_200_requests_at_once_get_the_answers_of_transformers(vllm_server: VllmServer, known_rows: Dataset):
+def test_200_requests_at_once_get_the_answers_of_transformers(
+    vllm_server: VllmServer, known_rows: Dataset, transformers_answers: list[str]
+):
     """In the same data type: bf16, where close calls may fall either way."""
-    from transformers import AutoModelForCausalLM
-
-    from text2sql.evaluation.answering import LocalModel
-    from text2sql.training.model import load_tokenizer
-
-    prompts = known_rows["prompt"][:]
 
     async def main() -> list[str]:
         async with engine_of(vllm_server) as engine:
-            calls = [asyncio.create_task(engine.generate([prompt], ANSWER)) for prompt in prompts]
-            await asyncio.sleep(0)
-            found = [completion for [[completion]] in await asyncio.gather(*calls)]
+            options = Options(max_new_tokens=64)
+            calls = [asyncio.create_task(engine.generate([prompt], options)) for prompt in known_rows["prompt"]]
+            found = [completion.text for [[completion]] in await asyncio.gather(*calls)]
             assert (engine.load().running, engine.load().waiting) == (0, 0)
-            return [completion.text for completion in found]
+            return found
 
     found = asyncio.run(main())
-    model = AutoModelForCausalLM.from_pretrained(vllm_server.folder, dtype=vllm_server.dtype)
-    tokenizer = load_tokenizer(ModelSection(name=str(vllm_server.folder)))
-    here = LocalModel(model, tokenizer, EvaluationSection(max_new_tokens=60, batch_size=16), "here").answers(prompts)
-    assert len(found) == 200
-    assert sum(a == b for a, b in zip(found, here, strict=True)) >= 196
+    assert len(found) == len(transformers_answers) == 200
+    assert sum(a == b for a, b in zip(found, transformers_answers, strict=True)) >= 196
 
 
 def test_answers_streams_and_seeds(vllm_server: VllmServer):
