@@ -86,7 +86,7 @@ def completion(row: Row) -> dict[str, Any]:
 
 
 def chat(row: Row) -> dict[str, Any]:
-    """The same prompt, made by the API itself; this route answers once and repairs nothing."""
+    """The same prompt, made by the API itself, which asks once more where the guard finds a fault."""
     messages = [{"role": "system", "content": row.context}, {"role": "user", "content": row.question}]
     return {"model": MODEL.name, "messages": messages, "max_tokens": TOKENS}
 
@@ -154,11 +154,11 @@ class Row:
 
 
 def rows(count: int) -> list[Row]:
-    """Of the generator."""
+    """Of the part of the generator that the embedded base knows, so that few answers need a repair."""
     from text2sql.config_file import load_settings
     from text2sql.data.load import load_rows
 
-    found = load_rows(load_settings(CONFIG, [f"data.synthetic.rows={count}"]).data)
+    found = load_rows(load_settings(CONFIG, [f"data.synthetic.rows={count}", "data.synthetic.profile=base"]).data)
     return [Row(*pair) for pair in zip(found["context"][:], found["question"][:], strict=True)][:count]
 
 
