@@ -218,6 +218,8 @@ def test_messages_without_a_schema_or_a_question(client: openai.OpenAI):
          "Here:\nok?"),
         ("create table a (x INT);\ncreate table b (y INT);\nq", "create table a (x INT);\ncreate table b (y INT);",
          "q"),
+        ("create table a (x INT); create table b (y INT)", "create table a (x INT); create table b (y INT)", ""),
+        ("create table a (x INT); and create table b (y INT)", "create table a (x INT);\ncreate table b (y INT)", "and"),
         ("CREATE TABLE t (a -- )\n INT) q", "CREATE TABLE t (a -- )\n INT)", "q"),
         ("CREATE TABLE t (a", "", "CREATE TABLE t (a"),
     ],
