@@ -1,12 +1,13 @@
-"""Requests a second and latency: our engines against the usual recipe, one `generate` at a time behind FastAPI.
+"""Requests a second and latency over real HTTP, against the usual recipe: one `generate` at a time behind FastAPI.
 
     PYTHONPATH=. python benchmarks/serving.py [--clients 16] [--requests 320] [--rounds 3]
 
-Same machine, model, prompts and answers; each server in a process of its own, the clients in this one, all on the
-same cores. The recipe runs with torch's own number of threads and with one, and the faster of a round counts. Rounds
-go through all servers in turn, and the median of the ratios of a round counts, so that a machine that is busy with
-something else for a while does not decide. The claim: at least 4 times the recipe's requests a second, by the
-Transformers engine and by vLLM (left out where `make vllm` was not run).
+Same machine, model, prompts and answers. Beside the recipe stand our API (`serve`, its guard included), vLLM (`serve
+--mode vllm`), and our API on that vLLM, each as its command starts it; the clients run in this process, all on the same
+cores. The recipe runs with torch's own number of threads and with one, and the faster of a round counts. Rounds go
+through all servers in turn, and the median of the ratios of a round counts, so that a machine that is busy with
+something else for a while does not decide. The claim: at least 4 times the recipe's requests a second. vLLM is left out
+where `make vllm` was not run.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from text2sql.serving.supervisor import VllmOptions, VllmServer, free_port
+from text2sql.serving.supervisor import free_port
 
 PROJECT = Path(__file__).parents[1]
 CONFIG = PROJECT / "configs" / "tiny.yaml"
@@ -61,127 +63,171 @@ def recipe() -> Any:
     return app
 
 
-def engine(clients: int) -> Any:
-    """The same around our Transformers engine."""
-    from fastapi import Body, FastAPI
-
-    from text2sql.serving.engine import Options
-    from text2sql.serving.scheduler import Limits
-    from text2sql.serving.transformers_engine import TransformersEngine
-
-    engine = TransformersEngine(MODEL, limits=Limits(batch_size=clients))
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with engine:
-            yield
-
-    app = FastAPI(lifespan=lifespan)
-
-    @app.get("/health")
-    async def health() -> None: ...
-
-    @app.post("/v1/completions")
-    async def completions(prompt: str = Body(embed=True)) -> dict[str, Any]:
-        [[completion]] = await engine.generate([prompt], Options(max_new_tokens=TOKENS))
-        return {"choices": [{"text": completion.text}]}
-
-    return app
-
-
-def serve(kind: str, port: int, threads: int, clients: int) -> None:
+def serve_recipe(port: int, threads: int) -> None:
     import torch
     import uvicorn
 
     if threads:
         torch.set_num_threads(threads)
-    app = recipe() if kind == "recipe" else engine(clients)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(recipe(), host="127.0.0.1", port=port, log_level="warning")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where it listens, and how a row is put to it."""
+
+    url: str
+    path: str
+    body: Callable[[Row], dict[str, Any]]
+
+
+def completion(row: Row) -> dict[str, Any]:
+    return {"model": MODEL.name, "prompt": row.prompt, "max_tokens": TOKENS, "temperature": 0}
+
+
+def chat(row: Row) -> dict[str, Any]:
+    """The same prompt, made by the API itself, which asks once more where the guard finds a fault."""
+    messages = [{"role": "system", "content": row.context}, {"role": "user", "content": row.question}]
+    return {"model": MODEL.name, "messages": messages, "max_tokens": TOKENS}
 
 
 @contextlib.contextmanager
-def running(kind: str, threads: int, clients: int) -> Iterator[str]:
-    """The address of one of the two servers above."""
+def running(name: str, health: str, *words: str) -> Iterator[str]:
+    """The address of a server: this Python with these words, and a free port."""
     port = free_port()
-    command = [sys.executable, __file__, "--serve", kind, "--port", str(port), "--threads", str(threads)]
-    process = subprocess.Popen([*command, "--clients", str(clients)])
+    process = subprocess.Popen([sys.executable, *words, "--port", str(port)], cwd=PROJECT, stderr=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}"
         while True:
             with contextlib.suppress(httpx.TransportError):
-                if httpx.get(f"{url}/health", trust_env=False).is_success:
+                if httpx.get(f"{url}{health}", trust_env=False).is_success:
                     break
             if process.poll() is not None:
-                raise SystemExit(f"the {kind} server ended with {process.returncode}")
+                raise SystemExit(f"{name} ended with {process.returncode}")
             time.sleep(0.2)
+        print(f"{name} answers", file=sys.stderr)
         yield url
     finally:
-        process.kill()  # nothing to lose, and a handler that blocks hears no other signal
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()  # the recipe's handler blocks, and may hear no other signal
         process.wait()
 
 
-def prompts(count: int) -> list[str]:
-    """Rows of the generator, rendered as for training."""
+def start_all(stack: contextlib.ExitStack, arguments: argparse.Namespace) -> dict[str, Server]:
+    """The recipe, our API, and where it is installed vLLM, alone and behind our API; all by real commands."""
+    api = ("-m", "text2sql", "serve", "--model", str(MODEL), "--set", f"batch_size={arguments.clients}")
+    servers = {}
+    for threads in arguments.recipe_threads:
+        name = f"recipe, {threads or 'all'} threads"
+        url = stack.enter_context(running(name, "/health", __file__, "--serve-recipe", "--threads", str(threads)))
+        servers[name] = Server(url, "/v1/completions", completion)
+    servers["our API"] = Server(stack.enter_context(running("our API", "/readyz", *api)), "/v1/chat/completions", chat)
+    if VLLM.exists() and not arguments.without_vllm:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        own = ("--mode", "vllm", "--set", f"vllm_log={folder}/vllm.log", f"--vllm-arg={arguments.vllm}")
+        vllm = stack.enter_context(running("vLLM", "/health", *api, *own))
+        servers["vLLM"] = Server(vllm, "/v1/completions", completion)
+        url = stack.enter_context(
+            running("our API on vLLM", "/readyz", *api, "--engine", "vllm", "--set", f"engine_url={vllm}")
+        )
+        servers["our API on vLLM"] = Server(url, "/v1/chat/completions", chat)
+    return servers
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question, and the prompt that it becomes."""
+
+    context: str
+    question: str
+
+    @property
+    def prompt(self) -> str:
+        from text2sql.data.prompt import render_prompt
+        from text2sql.serving.chat import ChatRequest
+        from text2sql.training.recipe import Recipe
+
+        question, schema = ChatRequest.model_validate(chat(self)).question_and_schema()  # as the API reads it
+        return render_prompt(Recipe().prompt_template, schema, question)
+
+
+def rows(count: int) -> list[Row]:
+    """Of the part of the generator that the embedded base knows, so that few answers need a repair."""
     from text2sql.config_file import load_settings
     from text2sql.data.load import load_rows
-    from text2sql.data.prompt import render_prompt
 
-    data = load_settings(CONFIG, [f"data.synthetic.rows={count}"]).data
-    rows = load_rows(data)
-    pairs = zip(rows["context"][:], rows["question"][:], strict=True)
-    return [render_prompt(data.prompt_template, context, question) for context, question in pairs][:count]
+    found = load_rows(load_settings(CONFIG, [f"data.synthetic.rows={count}", "data.synthetic.profile=base"]).data)
+    return [Row(*pair) for pair in zip(found["context"][:], found["question"][:], strict=True)][:count]
 
 
-async def ask_all(
-    url: str, asked: list[str], clients: int, more: dict[str, Any]
-) -> tuple[float, list[float], list[str]]:
-    """Seconds in all, seconds of each request, and the answers; each client asks again as soon as it was answered."""
-    todo = iter(enumerate(asked))
-    seconds, texts = [0.0] * len(asked), [""] * len(asked)
+@dataclass(frozen=True)
+class Turn:
+    """All rows put to one server: seconds in all, seconds of each, and the answers."""
+
+    total: float
+    each: list[float]
+    texts: list[str]
+
+
+async def ask_all(server: Server, asked: list[Row], clients: int) -> Turn:
+    """Each client asks again as soon as it was answered."""
+    todo = iter([(number, server.body(row)) for number, row in enumerate(asked)])
+    each, texts = [0.0] * len(asked), [""] * len(asked)
     limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=limits, trust_env=False) as http:
 
         async def client() -> None:
-            for row, prompt in todo:
+            for number, body in todo:
                 begun = time.perf_counter()
-                reply = await http.post("/v1/completions", json={"prompt": prompt, **more})
+                reply = await http.post(server.path, json=body)
                 reply.raise_for_status()
-                seconds[row] = time.perf_counter() - begun
-                texts[row] = reply.json()["choices"][0]["text"].strip()
+                each[number] = time.perf_counter() - begun
+                [choice] = reply.json()["choices"]
+                text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
+                texts[number] = text.strip()
 
         begun = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return time.perf_counter() - begun, seconds, texts
+        return Turn(time.perf_counter() - begun, each, texts)
 
 
 def rank(values: list[float], share: float) -> float:
     return sorted(values)[min(int(share * len(values)), len(values) - 1)]
 
 
-async def compare(arguments: argparse.Namespace) -> dict[str, Any]:
-    asked = prompts(arguments.requests)
-    found: dict[str, list[tuple[float, list[float], list[str]]]] = {}
-    async with contextlib.AsyncExitStack() as stack:
-        servers: dict[str, tuple[str, dict[str, Any]]] = {}
-        for threads in arguments.recipe_threads:
-            address = stack.enter_context(running("recipe", threads, arguments.clients))
-            servers[f"recipe, {threads or 'all'} threads"] = (address, {})
-        servers["ours"] = (stack.enter_context(running("engine", 0, arguments.clients)), {})
-        if VLLM.exists() and not arguments.without_vllm:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            options = VllmOptions(python=VLLM, log=folder / "vllm.log", arguments=tuple(arguments.vllm.split()))
-            vllm = VllmServer(MODEL, options, progress=lambda line: print(line, file=sys.stderr))
-            await vllm.start()
-            stack.push_async_callback(vllm.stop)
-            servers["vLLM"] = (vllm.url, {"model": MODEL.name, "max_tokens": TOKENS, "temperature": 0})
-        for name, (url, more) in servers.items():
-            await ask_all(url, asked[: arguments.clients], arguments.clients, more)  # warm up
-            found[name] = []
-        for _ in range(arguments.rounds):
-            for name, (url, more) in servers.items():
-                found[name].append(await ask_all(url, asked, arguments.clients, more))
-                print(f"{name}: {len(asked) / found[name][-1][0]:.1f} requests/s", file=sys.stderr)
+def compare(arguments: argparse.Namespace) -> dict[str, list[Turn]]:
+    asked = rows(arguments.requests)
+    with contextlib.ExitStack() as stack:
+        servers = start_all(stack, arguments)
+        for server in servers.values():
+            asyncio.run(ask_all(server, asked, arguments.clients))  # warm up: vLLM's first shapes take seconds
+        found: dict[str, list[Turn]] = {name: [] for name in servers}
+        for number in range(arguments.rounds):
+            for name, server in servers.items():
+                turn = asyncio.run(ask_all(server, asked, arguments.clients))
+                found[name].append(turn)
+                print(f"round {number + 1}, {name}: {len(asked) / turn.total:.1f} requests/s", file=sys.stderr)
     return found
+
+
+def figures_of(found: dict[str, list[Turn]], requests: int) -> dict[str, dict[str, Any]]:
+    recipes = [turns for name, turns in found.items() if name.startswith("recipe")]
+    best = [min(turn.total for turn in turns) for turns in zip(*recipes, strict=True)]
+    expected = recipes[0][0].texts
+    figures = {}
+    for name, turns in found.items():
+        latencies = [value for turn in turns for value in turn.each]
+        ratios = [against / turn.total for against, turn in zip(best, turns, strict=True)]
+        figures[name] = {
+            "requests/s": statistics.median(requests / turn.total for turn in turns),
+            **{f"p{share} ms": 1000 * rank(latencies, share / 100) for share in (50, 95, 99)},
+            "same answers": sum(a == b for a, b in zip(turns[-1].texts, expected, strict=True)) / len(expected),
+            "ratio": statistics.median(ratios),
+            "ratios": ratios,
+        }
+    return figures
 
 
 def main() -> None:
@@ -193,36 +239,25 @@ def main() -> None:
     parser.add_argument("--vllm", default="--dtype float32", help="arguments for vLLM (default: %(default)s)")
     parser.add_argument("--without-vllm", action="store_true")
     parser.add_argument("--json", action="store_true", help="figures on stdout as JSON")
-    parser.add_argument("--serve", choices=("recipe", "engine"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve-recipe", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        serve(arguments.serve, arguments.port, arguments.threads, arguments.clients)
+    if arguments.serve_recipe:
+        serve_recipe(arguments.port, arguments.threads)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`: no server is left
-    found = asyncio.run(compare(arguments))
-    recipes = [name for name in found if name.startswith("recipe")]
-    best = [min(found[name][turn][0] for name in recipes) for turn in range(arguments.rounds)]
-    expected = found[recipes[0]][0][2]
-    figures = {}
-    for name, turns in found.items():
-        latencies = [value for _, seconds, _ in turns for value in seconds]
-        ratios = [against / total for against, (total, _, _) in zip(best, turns, strict=True)]
-        figures[name] = {
-            "requests/s": statistics.median(arguments.requests / total for total, _, _ in turns),
-            **{f"p{share} ms": 1000 * rank(latencies, share / 100) for share in (50, 95, 99)},
-            "ratio": statistics.median(ratios),
-            "same answers": sum(a == b for a, b in zip(turns[-1][2], expected, strict=True)) / len(expected),
-        }
+    figures = figures_of(compare(arguments), arguments.requests)
     if arguments.json:
         print(json.dumps(figures))
         return
     print(f"{arguments.requests} requests by {arguments.clients} clients, {arguments.rounds} rounds")
-    print(f"{'':<18}" + "".join(f"{column:>14}" for column in figures[recipes[0]]))
+    columns = [column for column in next(iter(figures.values())) if column != "ratios"]
+    print(f"{'':<20}" + "".join(f"{column:>14}" for column in columns) + "  ratio of each round")
     for name, row in figures.items():
-        print(f"{name:<18}" + "".join(f"{value:>14.2f}" for value in row.values()))
-    for name in set(figures) - set(recipes):
+        rounds = " ".join(f"{ratio:.2f}" for ratio in row["ratios"])
+        print(f"{name:<20}" + "".join(f"{row[column]:>14.2f}" for column in columns) + f"  {rounds}")
+    for name in (name for name in figures if not name.startswith("recipe")):
         verdict = "holds" if figures[name]["ratio"] >= CLAIM else "DOES NOT HOLD"
         print(f"{name}: {figures[name]['ratio']:.1f} times the recipe; the claim of {CLAIM:g} {verdict}")
 

@@ -104,6 +104,32 @@ def test_row_18_key_guessing_by_timing(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert compared == [(64, 64)] * 5
 
 
+def test_row_18_cached_prefixes_are_salted_by_the_key(tmp_path: Path):
+    """On every way to the engine: how long an answer takes must not tell one client what another has asked."""
+    (ann, first), (bob, second) = make_key("ann"), make_key("bob")
+    engine = ScriptedEngine(default="SELECT nam FROM singer")  # is repaired, so that every kind of request is seen
+    schema = {"role": "system", "content": asked()["schema_text"]}
+    chat = {"model": "scripted", "messages": [schema, {"role": "user", "content": "How many?"}]}
+
+    def salts(server: Running, key: str | None) -> set[str | None]:
+        engine.options.clear()
+        headers = {"X-API-Key": key} if key else {}
+        with server.client(headers=headers) as client:
+            for path, body in (("/generate", asked(n=2)), ("/v1/chat/completions", chat)):
+                for stream in (False, True):
+                    assert client.post(path, json=body | {"stream": stream}).status_code == 200
+            assert client.post("/generate/batch", json={"requests": [asked()]}).status_code == 200
+        return {options.cache_salt for options in engine.options}
+
+    with running(engine, api_keys=key_file(tmp_path, first.line(), second.line())) as server:
+        [anns], [again], [bobs] = salts(server, ann), salts(server, ann), salts(server, bob)
+    assert anns == again != bobs
+    assert anns is not None
+    assert not {first.hash, first.salt, first.id, ann.split("_", 2)[2]} & {anns}
+    with running(engine) as server:
+        assert salts(server, None) == {None}
+
+
 def test_body_is_not_read_before_the_key_is_known(keyed: tuple[Running, Path, str]):
     """The answer comes while the body is still missing."""
     head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n"

@@ -19,10 +19,8 @@ import pytest
 
 from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running
 from text2sql.data.prompt import render_prompt
-from text2sql.errors import EngineDead, ModelError
-from text2sql.serving.recipe import served_recipe
+from text2sql.serving.recipe import Served, served_recipe
 from text2sql.serving.settings import ServerSettings
-from text2sql.serving.switch import EngineSwitch
 
 
 class Survivor:
@@ -189,23 +187,8 @@ def test_row_28_the_prompt_that_was_judged_is_the_one_that_serves(tmp_path: Path
     template = "Tables:\n{context}\nAsked: {question}\nSQL:"
     (tmp_path / "text2sql.json").write_text(json.dumps({"prompt_template": template, "max_new_tokens": 33}))
     engine = ScriptedEngine()
-    switch = EngineSwitch(engine, served_recipe(ServerSettings(model=str(tmp_path))))
-    with running(switch) as server, server.client() as client:
+    served = Served(engine, served_recipe(ServerSettings(model=str(tmp_path))))
+    with running(served) as server, server.client() as client:
         assert client.post("/generate", json=asked()).status_code == 200
     assert engine.prompts == [render_prompt(template, SINGERS, asked()["question"])]
     assert engine.options[-1].max_new_tokens == 33
-
-
-def test_row_30_forward_and_back_also_when_what_serves_is_broken():
-    broken, good, older = ScriptedEngine(name="broken"), ScriptedEngine(name="good"), ScriptedEngine(name="older")
-    with running(EngineSwitch(broken)) as server, server.client() as client:
-        switch: EngineSwitch = server.app.state.service.switch
-        broken.failure = EngineDead("gone")
-        assert client.post("/generate", json=asked()).status_code == 503
-        with pytest.raises(ModelError, match="corrupt"):
-            server.call(lambda: switch.to(ScriptedEngine(failure=ModelError("it is corrupt"))))
-        assert client.get("/healthz").json()["model"] == "broken", "a version that does not start changes nothing"
-        for engine in (good, older):
-            server.call(lambda engine=engine: switch.to(engine))
-            assert client.post("/generate", json=asked()).json()["model"] == engine.name
-        assert broken.stopped == good.stopped == 1

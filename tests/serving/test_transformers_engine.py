@@ -309,6 +309,53 @@ def test_the_cache_is_bounded_in_tokens_and_given_back(tiny_model: Path):
     served(tiny_model, work, limits=limits(batch_size=12, cache_tokens=768))
 
 
+def test_a_long_request_that_has_left_does_not_widen_those_that_come(tiny_model: Path):
+    """Under load that never ends: the cache is given back only when nobody is left."""
+
+    async def work(engine: TransformersEngine) -> None:
+        assert engine._scheduler is not None
+        cache = engine._scheduler._batch.cache
+        sizes: list[tuple[int, int]] = []
+        with before_each_pass(engine, lambda _: sizes.append((cache.slots, cache.width))):
+            long = asyncio.create_task(engine.generate([PROMPTS[0]], Options(max_new_tokens=400)))
+            await until(lambda: cache.width == 512)
+            staying = asyncio.create_task(engine.generate([PROMPTS[1]], Options(max_new_tokens=80)))
+            await until(lambda: engine.load().running == 2)
+            long.cancel()
+            many = await engine.generate(PROMPTS[2:9], Options(max_new_tokens=60))
+            [[stayed]] = await staying
+        assert (0, 0) not in sizes[1:], "the load ended in between"
+        assert max(slots * width for slots, width in sizes) <= 1024
+        assert [c.text for [c] in many] == alone(tiny_model, PROMPTS[2:9], 60)
+        assert [stayed.text] == alone(tiny_model, PROMPTS[1:2], 80)
+
+    served(tiny_model, work, limits=limits(batch_size=8, cache_tokens=1024))
+
+
+def test_a_flood_of_short_requests_does_not_starve_a_long_one(tiny_model: Path):
+    async def work(engine: TransformersEngine) -> None:
+        short, done = 0, asyncio.Event()
+
+        async def flood(prompt: str) -> None:
+            nonlocal short
+            while not done.is_set():
+                await engine.generate([prompt], Options(max_new_tokens=1))
+                short += 1
+
+        long = asyncio.create_task(engine.generate([PROMPTS[0]], Options(max_new_tokens=60)))
+        await until(lambda: engine.load().running == 1)
+        floods = [asyncio.create_task(flood(prompt)) for prompt in PROMPTS]
+        try:
+            async with asyncio.timeout(20):
+                await long
+            assert short > 0
+        finally:
+            done.set()
+            await asyncio.gather(*floods)
+
+    served(tiny_model, work, limits=limits(batch_size=2))
+
+
 @pytest.mark.parametrize("at", ["the prompt", "a later token"])
 def test_a_request_that_breaks_the_model_fails_alone(tiny_model: Path, at: str):
     async def work(engine: TransformersEngine) -> None:
@@ -381,6 +428,31 @@ def test_out_of_memory_makes_batches_smaller_and_loses_nothing(tiny_model: Path,
     found, sizes = served(tiny_model, work)
     assert [completion.text for [completion] in found] == alone(tiny_model, PROMPTS[:10], 20)
     assert max(sizes) > 1, "it halves the batch, and does not give batching up"
+
+
+def test_no_memory_even_to_make_room_loses_nothing(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    """Those that stay are copied to a smaller cache, which takes memory itself."""
+
+    async def work(engine: TransformersEngine) -> list[list[Completion]]:
+        import torch
+
+        assert engine._scheduler is not None
+        cache = engine._scheduler._batch.cache
+        failed: set[str] = set()
+
+        def fails_once(where: str) -> None:
+            if where not in failed:
+                failed.add(where)
+                raise torch.OutOfMemoryError("made up")
+
+        monkeypatch.setattr(cache, "shrink", lambda _: fails_once("making room"))
+        with before_each_pass(engine, lambda ids: fails_once("decoding") if ids.shape[1] == 1 else None):
+            found = await engine.generate(PROMPTS[:6], Options(max_new_tokens=20))
+        assert failed == {"decoding", "making room"}
+        return found
+
+    found = served(tiny_model, work)
+    assert [completion.text for [completion] in found] == alone(tiny_model, PROMPTS[:6], 20)
 
 
 def test_a_prompt_too_large_for_the_memory_fails_alone(tiny_model: Path):

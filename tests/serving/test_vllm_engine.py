@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import httpx
 import pytest
 
+from text2sql.config import ModelSection
 from text2sql.errors import EngineBusy, EngineDead, EngineTimeout, RequestError, ServingError
 from text2sql.serving.engine import Completion, Options
-from text2sql.serving.supervisor import VllmOptions, VllmServer
 from text2sql.serving.vllm_engine import VllmEngine
 
 if TYPE_CHECKING:
-    from tests.vllm_fixtures import VllmServer as Running
+    pass
 
 T = TypeVar("T")
 PROJECT = Path(__file__).parents[2]
@@ -87,7 +83,10 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, re
 
 def against(tiny_model: Path, reply: Reply, work: Callable[[VllmEngine], Awaitable[T]], **options: float) -> T:
     async def main() -> T:
-        async with misbehaving(reply) as url, VllmEngine(url, tokenizer=tiny_model, **options) as engine:  # type: ignore[arg-type]
+        async with (
+            misbehaving(reply) as url,
+            VllmEngine(url, tokenizer=ModelSection(name=str(tiny_model)), **options) as engine,
+        ):  # type: ignore[arg-type]
             return await work(engine)
 
     return asyncio.run(main())
@@ -101,7 +100,6 @@ ASK = Options(max_new_tokens=8)
 
 
 def test_a_request_carries_the_tokens_that_trained_and_every_option(tiny_model: Path):
-    from text2sql.config import ModelSection
     from text2sql.data.prompt import encode_prompts
     from text2sql.training.model import load_tokenizer
 
@@ -111,7 +109,7 @@ def test_a_request_carries_the_tokens_that_trained_and_every_option(tiny_model: 
         seen.append(body)
         return 200, choice()
 
-    options = Options(max_new_tokens=9, temperature=0.5, top_p=0.8, seed=3, stop=(";",))
+    options = Options(max_new_tokens=9, temperature=0.5, top_p=0.8, seed=3, stop=(";",), cache_salt="ann's")
     [[found]] = against(tiny_model, reply, lambda engine: engine.generate(["SELECT é"], options))
     [ids] = encode_prompts(load_tokenizer(ModelSection(name=str(tiny_model))), ["SELECT é"])
     assert found == Completion("SELECT 1", len(ids), 3, "stop")
@@ -124,6 +122,7 @@ def test_a_request_carries_the_tokens_that_trained_and_every_option(tiny_model: 
         "stop": [";"],
         "n": 1,
         "repetition_penalty": 1.0,
+        "cache_salt": "ann's",
     }
     assert seen[0].items() >= wanted.items()
 
@@ -171,7 +170,7 @@ def test_a_connection_that_was_not_made_is_tried_again(tiny_model: Path):
             return 200, choice()
 
         async with misbehaving(reply) as url:
-            engine = VllmEngine(url, tokenizer=tiny_model)
+            engine = VllmEngine(url, tokenizer=ModelSection(name=str(tiny_model)))
             await engine.start()
         asked = asyncio.create_task(engine.generate(["x"], ASK))
         await asyncio.sleep(0.05)
@@ -197,6 +196,47 @@ def test_an_answer_that_does_not_come_is_a_timeout(tiny_model: Path):
     against(tiny_model, reply, work, timeout=0.3)
 
 
+def test_a_stream_has_one_time_limit_however_it_dawdles(tiny_model: Path):
+    connections: set[asyncio.Task[None] | None] = set()
+
+    async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
+        models = b"GET /v1/models" in await reader.readuntil(b"\r\n\r\n")
+        said = json.dumps({"data": [{"id": "m", "max_model_len": 128}]}) if models else ""
+        length = f"Content-Length: {len(said)}\r\n" if models else ""
+        writer.write(f"HTTP/1.1 200 X\r\n{length}Connection: close\r\n\r\n{said}".encode())
+        with contextlib.suppress(ConnectionError):
+            for _ in range(0 if models else 50):
+                writer.write(b": still there\n\n")
+                await writer.drain()
+                await asyncio.sleep(0.1)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def main() -> None:
+        async with await asyncio.start_server(dawdle, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            source = ModelSection(name=str(tiny_model))
+            async with VllmEngine(url, tokenizer=source, timeout=0.5) as engine:
+                begun = time.monotonic()
+                with pytest.raises(EngineTimeout, match="more than 0.5 s"):
+                    async with engine.stream("x", ASK) as chunks:
+                        await anext(chunks)
+                assert time.monotonic() - begun < 2
+            await asyncio.gather(*filter(None, connections))
+
+    asyncio.run(main())
+
+
+def test_what_is_no_json_is_told(tiny_model: Path):
+    async def reply(*_: object) -> tuple[int, object]:
+        return 200, "<html>a proxy's page</html>"
+
+    with pytest.raises(EngineDead, match="no JSON"):
+        against(tiny_model, reply, lambda engine: engine.generate(["x"], ASK))
+
+
 def test_more_than_the_queue_holds_is_refused_and_places_come_back(tiny_model: Path):
     async def main() -> None:
         gate = asyncio.Event()
@@ -207,7 +247,7 @@ def test_more_than_the_queue_holds_is_refused_and_places_come_back(tiny_model: P
 
         async with (
             misbehaving(reply) as url,
-            VllmEngine(url, tokenizer=tiny_model, batch_size=2, queue_size=3) as engine,
+            VllmEngine(url, tokenizer=ModelSection(name=str(tiny_model)), batch_size=2, queue_size=3) as engine,
         ):
             tasks = [asyncio.create_task(engine.generate(["x"], ASK)) for _ in range(4)]
             while engine.load().waiting < 2:
@@ -246,101 +286,3 @@ def test_row_21_a_server_whose_probe_says_200_must_also_make_tokens(tiny_model: 
         assert (await engine.health()).ready
 
     against(tiny_model, reply, work, quiet_seconds=-1)
-
-
-@pytest.mark.vllm
-def test_answers_streams_and_seeds(vllm_server: Running):
-    async def main() -> None:
-        options = Options(max_new_tokens=60)
-        async with VllmEngine(vllm_server.url, tokenizer=vllm_server.folder, api_key=vllm_server.api_key) as engine:
-            found = await engine.generate(PROMPTS, options)
-            assert {completion.finish_reason for [completion] in found} == {"stop"}
-
-            async with engine.stream(PROMPTS[0], options) as chunks:
-                pieces = [piece async for piece in chunks]
-            assert len(pieces) > 3
-            assert "".join(piece.text for piece in pieces) == found[0][0].text
-            assert pieces[-1].completion == found[0][0]
-
-            drawn = Options(max_new_tokens=30, temperature=1.5, n=3, seed=5)
-            first, again = [await engine.generate(PROMPTS[:2], drawn) for _ in range(2)]
-            assert [len(candidates) for candidates in first] == [3, 3]
-            assert first == again
-            assert (await engine.health()).ready
-
-    asyncio.run(main())
-
-
-@pytest.mark.vllm
-def test_row_19_a_cancelled_request_is_aborted_on_the_server(vllm_server: Running):
-    def running() -> float:
-        text = httpx.get(f"{vllm_server.url}/metrics", trust_env=False).text
-        return sum(
-            float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith("vllm:num_requests_running")
-        )
-
-    async def main() -> None:
-        endless = Options(max_new_tokens=900, temperature=2.0, seed=1)
-        async with VllmEngine(vllm_server.url, tokenizer=vllm_server.folder, api_key=vllm_server.api_key) as engine:
-            tasks = [asyncio.create_task(engine.generate([prompt], endless)) for prompt in PROMPTS[:6]]
-            async with engine.stream(PROMPTS[0], endless) as chunks:
-                await anext(chunks)
-                for task in tasks:
-                    task.cancel()
-            deadline = time.monotonic() + 5
-            while await asyncio.to_thread(running) > 0:
-                assert time.monotonic() < deadline, "vLLM goes on with what nobody waits for"
-                await asyncio.sleep(0.1)
-            assert engine.load().running == 0
-
-    asyncio.run(main())
-
-
-@pytest.mark.vllm
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_it_answers_as_transformers_do_and_comes_back_from_kill_9_under_load(tmp_path: Path):
-    from text2sql.serving.transformers_engine import TransformersEngine
-
-    python = PROJECT / ".venv-vllm" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("make vllm installs vLLM")
-    arguments = ("--dtype", "float32")  # as transformers here: in bf16 close calls fall the other way
-    options = VllmOptions(python=python, log=tmp_path / "vllm.log", startup_seconds=420, arguments=arguments)
-    server = VllmServer(TINY_MISTRAL, options)
-
-    async def main() -> None:
-        options = Options(max_new_tokens=60)
-        async with VllmEngine(server, timeout=30) as engine:
-            [[before], *_] = found = await engine.generate(PROMPTS, options)
-            async with TransformersEngine(TINY_MISTRAL) as ours:
-                assert found == await ours.generate(PROMPTS, options), "texts, token counts and finish reasons"
-            calls = [asyncio.create_task(engine.generate([prompt], options)) for prompt in PROMPTS * 4]
-            await asyncio.sleep(0.2)
-            os.killpg(server._leader, signal.SIGKILL)
-            async with asyncio.timeout(35):
-                ends = await asyncio.gather(*calls, return_exceptions=True)
-            assert all(isinstance(end, list | ServingError) for end in ends)
-            assert any(isinstance(end, ServingError) for end in ends)
-            assert not (await engine.health()).alive
-            async with asyncio.timeout(420):
-                while not (await engine.health()).ready:
-                    await asyncio.sleep(0.5)
-            assert await engine.generate(PROMPTS[:1], options) == [[before]]
-            assert server.restarts == 1
-            with socket.socket() as outside:
-                outside.settimeout(2)
-                assert outside.connect_ex((_address_of_this_machine(), server.port)) != 0
-
-    asyncio.run(main())
-    assert server.state == "stopped"
-
-
-def _address_of_this_machine() -> str:
-    """One that is not loopback, if there is one; no packet is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            pytest.skip("this machine has no address but loopback")
-        return str(probe.getsockname()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +37,10 @@ def serve(
     database: Annotated[
         str | None, typer.Option(help="SQLite file or read-only SQLAlchemy URL to run answers on.", show_default=False)
     ] = None,
+    vllm_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARGUMENT", help="More for vLLM: --vllm-arg='--max-model-len 4096'; repeatable."),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of docs/serving.md.")
     ] = None,
@@ -48,6 +53,7 @@ def serve(
         "engine": engine,
         "api_keys": api_keys,
         "database": database,
+        "vllm_arguments": [word for argument in vllm_arg or () for word in shlex.split(argument)] or None,
     }
 
     def work() -> int:

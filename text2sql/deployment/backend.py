@@ -15,7 +15,8 @@ import httpx
 from text2sql.deployment.release import Release
 from text2sql.deployment.state import last_words
 from text2sql.serving import keeper
-from text2sql.serving.supervisor import LOOPBACK, free_port
+from text2sql.serving.supervisor import free_port
+from text2sql.serving.vllm_command import LOOPBACK
 
 State = Literal["starting", "up", "down", "failed", "stopped"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import text2sql
 from text2sql.config import DeploySection
 from text2sql.deployment.release import Release
-from text2sql.serving import supervisor
+from text2sql.serving import vllm_command
 from text2sql.serving.settings import PREFIX
-from text2sql.serving.supervisor import LOOPBACK
+from text2sql.serving.vllm_command import LOOPBACK
 
 PROJECT = Path(text2sql.__file__).parents[1]
 VLLM_PYTHON = PROJECT / ".venv-vllm" / "bin" / "python"
@@ -61,5 +61,5 @@ def environment(settings: dict[str, str] | None = None) -> dict[str, str]:
         settings: variables that count more than those of this process.
     """
     ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
-    needed = supervisor.environment(str(PROJECT))  # a local folder: nothing of the hub's
+    needed = vllm_command.environment()
     return needed | ours | (settings or {}) | {"PYTHONPATH": str(PROJECT), "HF_HUB_OFFLINE": "1"}

@@ -23,7 +23,7 @@ from text2sql.deployment.state import StateFolder, keep_release, last_words, loc
 from text2sql.deployment.target import Serving, Status
 from text2sql.errors import DeploymentError
 from text2sql.serving.settings import server_settings
-from text2sql.serving.supervisor import LOOPBACK
+from text2sql.serving.vllm_command import LOOPBACK
 
 TOLD_EVERY = 10.0
 ENGINE_MARGIN = 15.0

@@ -28,9 +28,9 @@ from text2sql.serving.limits import RateLimits
 from text2sql.serving.messages import BatchRequest, GenerateRequest
 from text2sql.serving.observe import Observe, record_of
 from text2sql.serving.problems import Problem, invalid_fields, problem_of
+from text2sql.serving.recipe import Served
 from text2sql.serving.service import Service
 from text2sql.serving.settings import ServerSettings
-from text2sql.serving.switch import EngineSwitch
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +40,18 @@ ABOUT = "Questions in plain language to SQL that is checked before it leaves."
 
 
 def create_app(
-    settings: ServerSettings, engine: Engine, on_failure: Callable[[Text2SQLError], None] | None = None
+    settings: ServerSettings, engine: Engine | Served, on_failure: Callable[[Text2SQLError], None] | None = None
 ) -> FastAPI:
     """The app before it starts; nothing is loaded yet.
 
     Args:
-        engine: an EngineSwitch carries its model's recipe; any other engine is asked with the default prompt.
+        engine: with its model's recipe, or alone, and then it is asked with the default prompt.
         on_failure: called when the engine does not start.
 
     Raises:
         ConfigError: the key file cannot be used.
     """
-    switch = engine if isinstance(engine, EngineSwitch) else EngineSwitch(engine)
-    service = Service(settings, switch)
+    service = Service(settings, engine if isinstance(engine, Served) else Served(engine))
     app = FastAPI(
         title="text2sql", version=__version__, description=ABOUT, docs_url=None, redoc_url=None,
         lifespan=lambda _: _lifespan(service, on_failure), redirect_slashes=False,
@@ -95,7 +94,7 @@ async def _lifespan(service: Service, on_failure: Callable[[Text2SQLError], None
             service.draining = True
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
-            await service.switch.stop()
+            await service.served.engine.stop()
 
 
 async def _told(request: Request, error: Exception) -> Response:

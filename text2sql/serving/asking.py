@@ -13,7 +13,6 @@ from text2sql.serving.engine import Completion, FinishReason, Options
 if TYPE_CHECKING:
     from text2sql.serving.messages import Usage
     from text2sql.serving.service import Service, Tell
-    from text2sql.serving.switch import Served
 
 T = TypeVar("T")
 
@@ -27,10 +26,8 @@ class Asking:
         tell: gets the text of the very first completion as it grows.
     """
 
-    def __init__(
-        self, service: Service, served: Served, wanted: Sequence[Options], usage: Usage, tell: Tell | None = None
-    ) -> None:
-        self._service, self._served, self._wanted, self._usage, self._tell = service, served, wanted, usage, tell
+    def __init__(self, service: Service, wanted: Sequence[Options], usage: Usage, tell: Tell | None = None) -> None:
+        self._service, self._wanted, self._usage, self._tell = service, wanted, usage, tell
         self._asked = False
         self._finished: dict[str, FinishReason] = {}
 
@@ -39,7 +36,9 @@ class Asking:
         first, self._asked = not self._asked, True
         likeliest = dataclasses.replace(self._wanted[0], temperature=0.0, top_p=1.0, n=1, seed=None)
         try:
-            found = await self._completions(self._served.wrap(prompt), self._wanted if first else [likeliest], first)
+            found = await self._completions(
+                self._service.served.wrap(prompt), self._wanted if first else [likeliest], first
+            )
         except RequestError:
             if first:
                 raise
@@ -56,8 +55,8 @@ class Asking:
     async def _completions(self, prompt: str, wanted: Sequence[Options], first: bool) -> list[Completion]:
         async def one(number: int, options: Options) -> list[Completion]:
             if first and number == 0 and self._tell:
-                return [await self._service.stream(self._served, prompt, options, self._tell)]
-            return await self._service.generate(self._served, prompt, options)
+                return [await self._service.stream(prompt, options, self._tell)]
+            return await self._service.generate(prompt, options)
 
         parts = await together([one(number, options) for number, options in enumerate(wanted)])
         return [completion for part in parts for completion in part]

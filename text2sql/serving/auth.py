@@ -39,6 +39,11 @@ class Key:
     hash: str
     rate: str | None = None
 
+    @property
+    def cache_salt(self) -> str:
+        """For Options.cache_salt: the same for a key wherever its line is known, and nothing that another can guess."""
+        return hmac.new(bytes.fromhex(self.hash), b"cache_salt", hashlib.sha256).hexdigest()
+
     def line(self) -> str:
         return " ".join(filter(None, (self.id, self.name, self.salt, self.hash, self.rate)))
 

@@ -38,7 +38,8 @@ class Batch:
         which = [contexts.setdefault((*s.prompt, *s.tokens), len(contexts)) for s in sequences]
         lengths = [len(context) for context in contexts]
         first, width = len(self.rows), max(lengths)
-        self.cache.ensure(first + len(sequences), width + 1, first, self.most_tokens)
+        longest = max(width + 1, *(row.length for row in self.rows), 0)
+        self.cache.ensure(first + len(sequences), longest, first, self.most_tokens)
         ids = torch.zeros((len(contexts), width), dtype=torch.long)
         for row, context in enumerate(contexts):
             ids[row, : len(context)] = torch.tensor(context)
@@ -98,10 +99,19 @@ class Batch:
         self.rows.pop()
 
     def evict(self, keep: int) -> list[Sequence]:
-        """Take the rows after the first `keep` out and give their memory back."""
+        """Take the rows after the first `keep` out and give their memory back.
+
+        Copying those that stay needs memory, too; where there is none, all leave.
+        """
         out, self.rows = self.rows[keep:], self.rows[:keep]
         self._free()
-        self.cache.shrink(keep)
+        try:
+            self.cache.shrink(keep)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            out, self.rows = [*self.rows, *out], []
+            self.cache.release()
         self._free()
         return out
 
@@ -113,3 +123,8 @@ class Batch:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def out_of_memory(error: Exception) -> bool:
+    """CUDA has an exception for it; the CPU's allocator raises a RuntimeError that says so."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)

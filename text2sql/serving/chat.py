@@ -136,17 +136,20 @@ class ChatRequest(Chat):
 
 
 def split_schema(text: str) -> tuple[str, str]:
-    """The CREATE TABLE statements of a text, and what else it says."""
-    statements, rest, at = [], [], 0
+    """The CREATE TABLE statements of a text, blanks between them as they are, and what else it says."""
+    schema, rest, at = "", [], 0
     while match := _CREATE.search(text, at):
         end = _end_of_statement(text, match.end())
         if end is None:
             break
-        statements.append(text[match.start() : end])
-        rest.append(text[at : match.start()])
+        between = text[at : match.start()]
+        if schema:
+            schema += between if between.isspace() else "\n"
+        schema += text[match.start() : end]
+        rest.append(between)
         at = end
     rest.append(text[at:])
-    return "\n".join(statements), "\n".join(filter(None, (part.strip() for part in rest)))
+    return schema, "\n".join(filter(None, (part.strip() for part in rest)))
 
 
 def _end_of_statement(text: str, start: int) -> int | None:

@@ -56,7 +56,9 @@ async def caller(
     key: Key | None = keys.find(sent)
     if key is None:
         raise Problem(401, "invalid_api_key", "the API key is not one of this server's")
-    record_of(request).told |= {"key": key.id, "key_name": key.name}
+    record = record_of(request)
+    record.told |= {"key": key.id, "key_name": key.name}
+    record.cache_salt = key.cache_salt
     return Caller(limits, f"key {key.id}", key.rate)
 
 

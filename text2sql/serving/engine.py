@@ -43,6 +43,9 @@ class Options:
     """The same seed draws the same completions, whatever else is asked meanwhile."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion; they are not part of it."""
+    cache_salt: str | None = None
+    """What was computed for a prompt's beginning is used again among requests of one salt only: how long an answer
+    takes must not tell one client what another has asked. None: for all who send none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", tuple(self.stop))

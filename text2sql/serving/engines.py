@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import os
 import signal
 from typing import TYPE_CHECKING
 
-from text2sql.errors import ConfigError, EngineDead
-from text2sql.serving.recipe import chat_wrapper, served_recipe
-from text2sql.serving.switch import EngineSwitch
+from text2sql.errors import ConfigError
+from text2sql.serving.recipe import Served, chat_wrapper, served_recipe
 
 if TYPE_CHECKING:
     from text2sql.serving.engine import Engine
@@ -18,17 +19,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WATCH_SECONDS = 0.5
 
-
-def build_switch(settings: ServerSettings) -> EngineSwitch:
+def build_served(settings: ServerSettings) -> Served:
     """The engine with its model's recipe; nothing is loaded yet but, for a chat template, the tokenizer.
 
     Raises:
         ModelError: the recipe or its prompt cannot be used.
     """
     recipe = served_recipe(settings)
-    return EngineSwitch(build_engine(settings), recipe, chat_wrapper(recipe, settings.model))
+    return Served(build_engine(settings), recipe, chat_wrapper(recipe, settings.model, settings.revision))
 
 
 def build_engine(settings: ServerSettings) -> Engine:
@@ -44,11 +43,16 @@ def build_engine(settings: ServerSettings) -> Engine:
             trust_remote_code=settings.trust_remote_code,
             limits=Limits(settings.batch_size, settings.queue_size, settings.cache_tokens),
         )
+    from text2sql.config import ModelSection
     from text2sql.serving.vllm_engine import VllmEngine
 
+    tokenizer = ModelSection(
+        name=settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+    )
     return VllmEngine(
         settings.engine_url or _vllm_server(settings, port=0),
-        tokenizer=settings.model,
+        tokenizer=tokenizer if settings.engine_url else None,
+        api_key=os.environ.get("VLLM_API_KEY"),
         batch_size=settings.batch_size,
         queue_size=settings.queue_size,
         timeout=settings.request_timeout,
@@ -60,7 +64,7 @@ def run_vllm(settings: ServerSettings) -> int:
 
     Raises:
         ConfigError: it is to listen beyond loopback.
-        EngineDead: it does not start, or not again.
+        ModelError, EngineDead: it does not start.
     """
     if not settings.on_loopback:
         words = (
@@ -85,10 +89,7 @@ async def _supervise(server: VllmServer) -> int:
         if not told.is_set():
             await starting
             logger.info("ready", extra={"url": server.url})
-        while not told.is_set() and server.state != "failed":
-            await asyncio.wait({ending}, timeout=_WATCH_SECONDS)
-        if not told.is_set():
-            raise EngineDead(f"vLLM does not come up again: {server.why}")
+            await ending
         return 0
     finally:
         starting.cancel()
@@ -98,9 +99,17 @@ async def _supervise(server: VllmServer) -> int:
 
 
 def _vllm_server(settings: ServerSettings, port: int) -> VllmServer:
+    from text2sql.serving.checkpoint import find_checkpoint
     from text2sql.serving.supervisor import VllmOptions, VllmServer
 
     options = VllmOptions(
-        python=settings.vllm_python, port=port, log=settings.vllm_log, startup_seconds=settings.vllm_startup_seconds
+        python=settings.vllm_python,
+        port=port,
+        log=settings.vllm_log,
+        startup_seconds=settings.vllm_startup_seconds,
+        arguments=settings.vllm_arguments,
     )
-    return VllmServer(settings.model, options, progress=logger.info)
+    find = functools.partial(
+        find_checkpoint, settings.model, settings.base, settings.revision, settings.trust_remote_code
+    )
+    return VllmServer(find, options, settings.served_name, progress=logger.info)

@@ -57,7 +57,8 @@ def main(log: str, grace: str, *command: str) -> int:
         if 0 in ready and not os.read(0, 4096):
             break
     status = _end(child.pid, float(grace), status)
-    return 1 if status is None else os.waitstatus_to_exitcode(status) % 256 if status < 256 else status >> 8
+    code = 1 if status is None else os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code  # as a shell says it
 
 
 def _end(leader: int, grace: float, status: int | None) -> int | None:

@@ -50,6 +50,8 @@ class Record:
     """The error's, of a stream too, whose status was 200."""
     told: dict[str, Any] = field(default_factory=dict)
     """More for the log; nothing of the users'."""
+    cache_salt: str | None = None
+    """The key's, for Options.cache_salt."""
 
     def spent(self, usage: Usage) -> None:
         """A question was answered, with so many tokens."""

@@ -86,7 +86,7 @@ async def chat_completions(
 
     async def work() -> list[tuple[Answer, FinishReason]]:
         async with service.work():
-            return await service.complete(question, schema, _options(service, asked), usage, record)
+            return await service.complete(question, schema, _options(service, asked, record), usage, record)
 
     answers = await unless_gone(request, work())
     record.spent(usage)
@@ -103,7 +103,7 @@ async def _chunks(
     send: Send,
 ) -> None:
     question, schema = texts
-    options = _options(service, asked)
+    options = _options(service, asked, record)
     wants_usage = asked.stream_options is not None and asked.stream_options.include_usage
     more: dict[str, Any] = {"usage": None} if wants_usage else {}
     started = False
@@ -121,8 +121,7 @@ async def _chunks(
 
     async with service.work():
         await service.usable(schema)
-        with service.switch.hold() as served:
-            done = await service.stream(served, service.prompt(served, schema, question), options, tell)
+        done = await service.stream(service.prompt(schema, question), options, tell)
         checked = _as_streamed(await service.guard.check(done.text, schema), done.text)
     service.count(checked.valid, checked.reasons, False, record)
     service.log_content(question, schema, checked.sql)
@@ -142,13 +141,12 @@ async def _chunks(
     send(event("[DONE]"))
 
 
-def _options(service: Service, asked: ChatRequest) -> Options:
+def _options(service: Service, asked: ChatRequest, record: Record) -> Options:
     """Raises:
     RequestError: the wishes contradict each other.
     """
     stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-    with service.switch.hold() as served:
-        most = tokens_allowed(service.settings, served, asked.max_completion_tokens or asked.max_tokens)
+    most = tokens_allowed(service, asked.max_completion_tokens or asked.max_tokens)
     return Options(
         max_new_tokens=most,
         temperature=asked.temperature or 0.0,
@@ -156,6 +154,7 @@ def _options(service: Service, asked: ChatRequest) -> Options:
         n=asked.n or 1,
         seed=asked.seed,
         stop=tuple(stop),
+        cache_salt=record.cache_salt,
     )
 
 

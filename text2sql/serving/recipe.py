@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,18 @@ from text2sql.errors import ModelError
 from text2sql.training.recipe import FILE, Recipe, read_recipe
 
 if TYPE_CHECKING:
+    from text2sql.serving.engine import Engine
     from text2sql.serving.settings import ServerSettings
+
+
+@dataclass(frozen=True)
+class Served:
+    """An engine with the way it wants to be asked."""
+
+    engine: Engine
+    recipe: Recipe = field(default_factory=Recipe)
+    wrap: Callable[[str], str] = str
+    """A prompt → what the engine gets."""
 
 
 def served_recipe(settings: ServerSettings) -> Recipe:
@@ -38,7 +50,7 @@ def served_recipe(settings: ServerSettings) -> Recipe:
     return recipe
 
 
-def chat_wrapper(recipe: Recipe, model: str) -> Callable[[str], str]:
+def chat_wrapper(recipe: Recipe, model: str, revision: str | None = None) -> Callable[[str], str]:
     """What makes a prompt into what the model reads: itself, or the user's turn of the model's chat template.
 
     Raises:
@@ -49,6 +61,6 @@ def chat_wrapper(recipe: Recipe, model: str) -> Callable[[str], str]:
     from text2sql.config import ModelSection
     from text2sql.training.model import load_tokenizer
 
-    wrap = functools.partial(chat_prompt, load_tokenizer(ModelSection(name=model)))
+    wrap = functools.partial(chat_prompt, load_tokenizer(ModelSection(name=model, revision=revision)))
     wrap("?")  # a template that fails should fail now
     return wrap

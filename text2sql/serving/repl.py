@@ -23,9 +23,9 @@ from text2sql.serving.explain import explain
 from text2sql.serving.lines import Lines
 from text2sql.serving.messages import MAX_CANDIDATES, GenerateResponse, Question
 from text2sql.serving.problems import Problem, invalid_fields
+from text2sql.serving.recipe import Served
 from text2sql.serving.screen import Screen
 from text2sql.serving.session import Session
-from text2sql.serving.switch import EngineSwitch
 from text2sql.sql.render import dialect_named
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def run(settings: ServerSettings, engine: Engine | None = None) -> int:
     Raises:
         ModelError, EngineDead: the model cannot be loaded.
     """
-    switch = EngineSwitch(engine) if engine is not None else _switch(settings)
+    served = Served(engine) if engine is not None else _served(settings)
     interactive = sys.stdin.isatty()
     screen = Screen(sys.stdout, sys.stderr, os.environ, streams=interactive)
     try:
         with contextlib.ExitStack() as stack:
-            session = Session(settings, switch)
+            session = Session(settings, served)
             with screen.working(f"Loading {settings.model} …"):
                 stack.enter_context(session)
             with Lines(screen, interactive) as lines:
@@ -66,10 +66,10 @@ def run(settings: ServerSettings, engine: Engine | None = None) -> int:
         return 1
 
 
-def _switch(settings: ServerSettings) -> EngineSwitch:
-    from text2sql.serving.engines import build_switch
+def _served(settings: ServerSettings) -> Served:
+    from text2sql.serving.engines import build_served
 
-    return build_switch(settings)
+    return build_served(settings)
 
 
 class Repl:

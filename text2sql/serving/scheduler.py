@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2sql.errors import EngineBusy, EngineDead, RequestError, ServingError
-from text2sql.serving.batch import PREFILL_TOKENS, Batch
+from text2sql.serving.batch import PREFILL_TOKENS, Batch, out_of_memory
 from text2sql.serving.engine import Completion, Load
 from text2sql.serving.sequences import Sequence, choose
 from text2sql.sql.workers import process_count
@@ -153,13 +153,16 @@ class Scheduler:
             return not self._stopping
 
     def _turn(self) -> None:
-        """Let rows leave and join, and decode one token of each."""
+        """Let rows leave and join, and decode one token of each.
+
+        Of those that were in before, too: a stream of short requests must not hold them up.
+        """
         for sequence in [row for row in self._batch.rows if row.cancelled]:
             self._batch.remove(sequence)
         if self._admit():
             self._join(self._joining)
             self._joining = []
-        elif self._batch.rows:
+        if self._batch.rows:
             self._step()
         self.progressed = time.monotonic()
         self._tell()
@@ -185,9 +188,9 @@ class Scheduler:
             tokens = choose(self._batch.join(joining), joining)
         except Exception as error:  # noqa: BLE001 - whatever one prompt does to the model, the others go on
             del self._batch.rows[before:]
-            if len(joining) == 1 and not (_out_of_memory(error) and self._batch.rows):
+            if len(joining) == 1 and not (out_of_memory(error) and self._batch.rows):
                 self._fail(joining[0], error)
-            elif _out_of_memory(error):
+            elif out_of_memory(error):
                 self._give_way(joining)
             else:
                 for sequence in joining:
@@ -206,7 +209,7 @@ class Scheduler:
         try:
             tokens = choose(self._batch.step(), rows)
         except Exception as error:  # noqa: BLE001 - see above
-            if _out_of_memory(error) and len(rows) > 1:
+            if out_of_memory(error) and len(rows) > 1:
                 self._allow(len(rows) // 2)
                 self._put_back(self._batch.evict(self._rows_allowed))
             else:
@@ -263,11 +266,6 @@ class Scheduler:
         events = [(sequence, event) for sequence, event in events if not sequence.cancelled]
         if events:
             self._deliver(events)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """CUDA has an exception for it; the CPU's allocator raises a RuntimeError that says so."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
 
 
 def _shown(error: Exception) -> str:

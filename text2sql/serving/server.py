@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from text2sql.errors import OutputError, Text2SQLError
 from text2sql.serving.app import create_app
-from text2sql.serving.engines import build_switch
+from text2sql.serving.engines import build_served
 from text2sql.serving.logs import configure_logs
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def serve(settings: ServerSettings, engine: Engine | None = None) -> int:
         failures.append(error)
         server.should_exit = True
 
-    app = create_app(settings, engine or build_switch(settings), give_up)
+    app = create_app(settings, engine or build_served(settings), give_up)
     config = uvicorn_config(app, settings)
     server = _Server(config, app.state.service, settings.shutdown_delay)
     with listening(settings.host, settings.port) as found:

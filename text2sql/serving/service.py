@@ -23,8 +23,8 @@ from text2sql.serving.messages import Fault, GenerateResponse, Question, Usage
 from text2sql.serving.metrics import Metrics
 from text2sql.serving.observe import Record
 from text2sql.serving.problems import Problem
+from text2sql.serving.recipe import Served
 from text2sql.serving.replies import to_response
-from text2sql.serving.switch import EngineSwitch, Served
 from text2sql.sql.objections import Reason
 from text2sql.sql.render import dialect_named
 
@@ -46,11 +46,11 @@ _GUARD_PATIENCE = 10.0
 class Service:
     """Everything that the routes share."""
 
-    def __init__(self, settings: ServerSettings, switch: EngineSwitch) -> None:
-        self.settings, self.switch = settings, switch
+    def __init__(self, settings: ServerSettings, served: Served) -> None:
+        self.settings, self.served = settings, served
         self.guard = GuardPool(settings.guard_processes, min(_GUARD_PATIENCE, settings.request_timeout / 2))
         self.places = Places(settings.max_in_flight)
-        self.metrics = Metrics(switch, self.places)
+        self.metrics = Metrics(served.engine, self.places)
         self.draining = False
         self.started = False
         self.created = int(time.time())
@@ -63,7 +63,7 @@ class Service:
     @property
     def model(self) -> str:
         """What the model is called here."""
-        return self.settings.served_name or self.switch.name
+        return self.settings.served_name or self.served.engine.name
 
     async def start(self) -> None:
         """Load the model. What is asked meanwhile gets 503.
@@ -72,7 +72,7 @@ class Service:
             Text2SQLError: it cannot be loaded.
         """
         try:
-            await self.switch.start()
+            await self.served.engine.start()
         except Text2SQLError as error:
             self.failed = error
             raise
@@ -92,7 +92,7 @@ class Service:
             return "the model is being loaded"
         if not self.guard.ready:
             return "the guard's processes are gone"
-        health = await self.switch.health()
+        health = await self.served.engine.health()
         why = None if health.ready else "the engine makes no progress" if health.alive else "the engine is gone"
         if why and why != self._unwell:  # probes come every few seconds
             logger.warning("%s: %s", why, health.detail)
@@ -125,17 +125,16 @@ class Service:
         where = self._database_for(question)
         schema = await self._schema(question, where)
         usage = Usage()
-        with self.switch.hold() as served:
-            asking = Asking(self, served, self._wanted(served, question), usage, tell)
-            found = await answer(
-                question.question,
-                schema,
-                served.recipe.prompt_template,
-                ask=asking.ask,
-                check=self._check(schema),
-                run=(lambda sql: self._run(where, sql)) if question.execute and where else None,
-                n=question.n,
-            )
+        asking = Asking(self, self._wanted(question, record), usage, tell)
+        found = await answer(
+            question.question,
+            schema,
+            self.served.recipe.prompt_template,
+            ask=asking.ask,
+            check=self._check(schema),
+            run=(lambda sql: self._run(where, sql)) if question.execute and where else None,
+            n=question.n,
+        )
         response = await asyncio.to_thread(to_response, found, dialect, schema)
         response.model, response.usage, response.request_id = self.model, usage, record.request_id
         response.latency_ms = round((time.perf_counter() - started) * 1000, 1)
@@ -149,32 +148,31 @@ class Service:
     ) -> list[tuple[Answer, FinishReason]]:
         """`options.n` completions, each judged and, where it fails, repaired once. Raises as `answer`."""
         await self.usable(schema)
-        with self.switch.hold() as served:
-            asking = Asking(self, served, [options], usage)
-            template = served.recipe.prompt_template
-            texts = await asking.ask(render_prompt(template, schema, question), options.n)
-            answers = dict.fromkeys(texts)
-            found = await together(
-                [answer(question, schema, template, asking.ask, self._check(schema), texts=[text]) for text in answers]
-            )
+        asking = Asking(self, [options], usage)
+        template = self.served.recipe.prompt_template
+        texts = await asking.ask(render_prompt(template, schema, question), options.n)
+        answers = dict.fromkeys(texts)
+        found = await together(
+            [answer(question, schema, template, asking.ask, self._check(schema), texts=[text]) for text in answers]
+        )
         said = dict(zip(answers, found, strict=True))
         for text in texts:
             self.count(said[text].valid, said[text].reasons, said[text].repaired, record)
             self.log_content(question, schema, said[text].sql)
         return [(said[text], asking.finished(said[text].text)) for text in texts]
 
-    async def generate(self, served: Served, prompt: str, options: Options) -> list[Completion]:
+    async def generate(self, prompt: str, options: Options) -> list[Completion]:
         """Ask the engine for one prompt, and count."""
-        self._sent(served, options.n)
-        [found] = await served.engine.generate([prompt], options)
+        self._sent(options.n)
+        [found] = await self.served.engine.generate([prompt], options)
         self.metrics.generated(found)
         return found
 
-    async def stream(self, served: Served, prompt: str, options: Options, tell: Tell) -> Completion:
+    async def stream(self, prompt: str, options: Options, tell: Tell) -> Completion:
         """One completion, told as it grows, and count."""
-        self._sent(served, 1)
+        self._sent(1)
         done: Completion | None = None
-        async with served.engine.stream(prompt, options) as chunks:
+        async with self.served.engine.stream(prompt, options) as chunks:
             async for chunk in chunks:
                 if chunk.text:
                     tell(chunk.text)
@@ -184,10 +182,9 @@ class Service:
         self.metrics.generated([done])
         return done
 
-    @staticmethod
-    def prompt(served: Served, schema: str, question: str) -> str:
+    def prompt(self, schema: str, question: str) -> str:
         """What the model reads."""
-        return served.wrap(render_prompt(served.recipe.prompt_template, schema, question))
+        return self.served.wrap(render_prompt(self.served.recipe.prompt_template, schema, question))
 
     async def described(self) -> str:
         """CREATE TABLE text of the server's database, at most some seconds old.
@@ -217,18 +214,18 @@ class Service:
         if self.settings.log_content:
             logger.info("content", extra={"question": question, "schema_text": schema, "sql": sql})
 
-    def _sent(self, served: Served, completions: int) -> None:
+    def _sent(self, completions: int) -> None:
         """How many are generated together once these are, before they are: afterwards they would be gone."""
         with contextlib.suppress(ServingError):
-            load = served.engine.load()
+            load = self.served.engine.load()
             self.metrics.batch.observe(min(load.running + load.waiting + completions, load.max_running))
 
     def _check(self, schema: str) -> Check:
         return lambda text: self.guard.check(text, schema)
 
-    def _wanted(self, served: Served, question: Question) -> list[Options]:
+    def _wanted(self, question: Question, record: Record) -> list[Options]:
         """The likeliest answer first, others drawn beside it."""
-        likeliest = Options(max_new_tokens=tokens_allowed(self.settings, served, question.max_new_tokens))
+        likeliest = Options(tokens_allowed(self, question.max_new_tokens), cache_salt=record.cache_salt)
         drawn = dataclasses.replace(likeliest, temperature=SPREAD, n=max(question.n - 1, 1), seed=0)
         return [likeliest, drawn] if question.n > 1 else [likeliest]
 
@@ -255,6 +252,6 @@ class Service:
         return await self.guard.run(where, sql, Limits(self.settings.query_seconds, self.settings.query_rows))
 
 
-def tokens_allowed(settings: ServerSettings, served: Served, asked: int | None) -> int:
+def tokens_allowed(service: Service, asked: int | None) -> int:
     """What a request asks for, else what the model was judged with; the server's bound holds."""
-    return min(asked or served.recipe.max_new_tokens, settings.max_new_tokens)
+    return min(asked or service.served.recipe.max_new_tokens, service.settings.max_new_tokens)

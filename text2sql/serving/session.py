@@ -17,8 +17,8 @@ from text2sql.serving.schemas import SQLITE_MAGIC, checked_schema, schema_in
 from text2sql.serving.service import Service
 
 if TYPE_CHECKING:
+    from text2sql.serving.recipe import Served
     from text2sql.serving.settings import ServerSettings
-    from text2sql.serving.switch import EngineSwitch
 
 
 class Session:
@@ -27,8 +27,8 @@ class Session:
     An interrupt (Ctrl-C) while it answers ends that answer, for the engine too, and is raised on; the session stays.
     """
 
-    def __init__(self, settings: ServerSettings, switch: EngineSwitch) -> None:
-        self._service = Service(settings, switch)
+    def __init__(self, settings: ServerSettings, served: Served) -> None:
+        self._service = Service(settings, served)
         self._loop = LoopThread("session", _unasked)
         self._open = contextlib.AsyncExitStack()
 
@@ -106,7 +106,7 @@ class Session:
 
     async def _start(self) -> None:
         await self._open.enter_async_context(self._service.guard)
-        self._open.push_async_callback(self._service.switch.stop)
+        self._open.push_async_callback(self._service.served.engine.stop)
         await self._service.start()
 
     def _close(self) -> None:

@@ -52,6 +52,8 @@ class ServerSettings(BaseSettings):
     """Where vLLM's own words go."""
     vllm_startup_seconds: Seconds = 300.0
     """Seconds that vLLM may take to start."""
+    vllm_arguments: tuple[str, ...] = ()
+    """More of vLLM's own arguments, such as `["--max-model-len", "4096"]`; not those that are set here."""
     prompt_template: Path | None = None
     """File with the prompt; overrides what the model's folder says."""
 
@@ -114,6 +116,14 @@ class ServerSettings(BaseSettings):
 
             parse_rate(rate)
         return rate or None
+
+    @field_validator("vllm_arguments")
+    @classmethod
+    def _arguments_are_not_ours(cls, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        from text2sql.serving.vllm_command import check_arguments
+
+        check_arguments(arguments)
+        return arguments
 
     @property
     def on_loopback(self) -> bool:

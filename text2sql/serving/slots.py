@@ -108,13 +108,16 @@ class SlotCache(Cache):
         self.slots = self.width = 0
 
     def ensure(self, slots: int, width: int, used: int, most_tokens: int) -> None:
-        """Room for `slots` rows of `width` tokens; `used` rows are in it.
+        """Room for `slots` rows of `width` tokens, none of which has more now; `used` rows are in it.
 
         Slots double as long as slots times width stay within `most_tokens`.
         """
         if slots <= self.slots and width <= self.width:
             return
-        width = max(self.width, rounded(width))
+        needed = rounded(width)
+        width = max(self.width, needed)
+        if slots * width > most_tokens:  # a long row that has left must not widen those that come
+            width = needed
         wanted = self.slots if slots <= self.slots else 2 * self.slots
         slots = max(slots, min(wanted, most_tokens // width))
         for layer in self._slot_layers:

@@ -1,5 +1,8 @@
 """A vLLM server of our own: started on loopback, watched, started again when it dies, and ended with all it started.
 
+One that never came up is an error of its start: a wrong model or argument does not mend itself. One that was up once is
+never given up: it is started again with growing pauses, until somebody stops it.
+
 vLLM lives in an environment of its own (`make vllm`). Its API has routes that stop it or replace its weights, so it
 listens on loopback alone; what strangers may ask is for the API in front of it to say.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -21,24 +25,15 @@ from typing import Literal
 
 import httpx
 
-from text2sql.errors import EngineDead
+from text2sql.errors import EngineDead, Text2SQLError
 from text2sql.serving import keeper
+from text2sql.serving.checkpoint import Checkpoint
+from text2sql.serving.vllm_command import LOOPBACK, command, environment
 
 State = Literal["stopped", "starting", "up", "down", "failed"]
 
-KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "VLLM_", "XDG_")
-FOR_THE_HUB = ("HF_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
-QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
-CPU_ARGUMENTS = (
-    "--enforce-eager",  # needs no compiler
-    *("--gpu-memory-utilization", "0.2"),  # starts where less than nine tenths of the memory are free
-    *("--distributed-executor-backend", "uni"),  # the worker in the engine's process: handing over costs more than work
-)
-CPU_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
-"""GiB of key-value cache; and what --enforce-eager does not reach must not ask for a compiler either."""
-LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.2
+MAX_PAUSE_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
 LAST_LINE_CHARS = 300
 PROGRESS_CHARS = 100
@@ -61,25 +56,31 @@ class VllmOptions:
     """After this long without an answer to its health check, a start has failed."""
     grace_seconds: float = 10.0
     """From asking it to stop to killing it."""
-    restarts: int = 5
-    """Starts in a row that may fail before it is given up."""
     backoff_seconds: float = 1.0
-    """Before the first restart; doubles with each failed one, up to a minute."""
+    """Before a restart; doubles with each further one, up to a minute."""
+    healthy_seconds: float = 60.0
+    """Up for so long, the next death counts as the first again."""
     arguments: tuple[str, ...] = ()
-    """More for its command line; what comes last counts."""
+    """More for its command line (vllm_command.check_arguments); what comes last counts."""
 
 
 class VllmServer:
-    """One supervised server for a merged folder or a hub model. Belongs to the event loop that starts it.
+    """One supervised server of a model. Belongs to the event loop that starts it.
 
     Args:
+        find: the model's files (checkpoint.find_checkpoint); called once, in a thread, when it starts.
+        name: what the model is called; default: what its checkpoint says.
         progress: told in a line now and then how the start goes.
     """
 
     def __init__(
-        self, model: str | Path, options: VllmOptions | None = None, progress: Callable[[str], None] | None = None
+        self,
+        find: Callable[[], Checkpoint],
+        options: VllmOptions | None = None,
+        name: str | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
-        self.model, self.options = str(model), options or VllmOptions()
+        self.options = options or VllmOptions()
         self.port = self.options.port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.state: State = "stopped"
@@ -87,22 +88,37 @@ class VllmServer:
         """How often it has been started again."""
         self.why = ""
         """Why it is not up, in one line."""
+        self._find, self._name = find, name
+        self._checkpoint: Checkpoint | None = None
         self._progress = progress or (lambda _: None)
         self._keeper: asyncio.subprocess.Process | None = None
         self._leader = 0
         self._watch: asyncio.Task[None] | None = None
 
+    async def checkpoint(self) -> Checkpoint:
+        """What it serves.
+
+        Raises:
+            ModelError: it cannot be served.
+        """
+        if self._checkpoint is None:
+            found = await asyncio.to_thread(self._find)
+            self._checkpoint = dataclasses.replace(found, name=self._name or found.name)
+        return self._checkpoint
+
     async def start(self) -> None:
         """Returns when it answers its health check.
 
         Raises:
+            ModelError: the model cannot be served.
             EngineDead: its environment is missing, it died (with its last words), or took too long.
         """
-        if not self.options.python.exists():
-            raise EngineDead(
-                f"vLLM's environment is not there ({self.options.python}): run make vllm, or serve with transformers"
-            )
         try:
+            if not self.options.python.exists():
+                python = self.options.python
+                raise EngineDead(
+                    f"vLLM's environment is not there ({python}): run make vllm, or serve with transformers"
+                )
             await self._launch()
         except BaseException as error:
             self.state, self.why = "failed", str(error)
@@ -129,10 +145,10 @@ class VllmServer:
             keeper.__file__,
             str(self.options.log),
             str(self.options.grace_seconds),
-            *self.command(),
+            *self.command(await self.checkpoint()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=(CPU_ENVIRONMENT if self._on_cpu() else {}) | environment(self.model),
+            env=environment(self.options.python),
             start_new_session=True,  # Ctrl-C in a terminal is for us; the keeper ends when we close its stdin
         )
         assert self._keeper.stdout is not None  # noqa: S101 - for the type checker
@@ -140,23 +156,9 @@ class VllmServer:
         await self._wait_until_healthy(self._keeper)
         self.state, self.why = "up", ""
 
-    def command(self) -> list[str]:
-        """vLLM's command line. Its package for CPUs has no working `vllm` command, hence the module."""
-        return [
-            str(self.options.python.absolute()),
-            *("-m", "vllm.entrypoints.openai.api_server"),
-            *("--model", self.model, "--served-model-name", Path(self.model).name),
-            *("--host", LOOPBACK, "--port", str(self.port)),
-            *("--load-format", "safetensors"),  # never a pickle
-            *("--generation-config", "vllm"),  # the request alone says how to draw
-            "--disable-uvicorn-access-log",
-            *(CPU_ARGUMENTS if self._on_cpu() else ()),
-            *self.options.arguments,
-        ]
-
-    def _on_cpu(self) -> bool:
-        """Whether its environment holds vLLM's build for CPUs."""
-        return any(self.options.python.absolute().parents[1].glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
+    def command(self, checkpoint: Checkpoint) -> list[str]:
+        """The command line that is kept running."""
+        return command(self.options.python, checkpoint, self.port, self.options.arguments)
 
     async def _wait_until_healthy(self, process: asyncio.subprocess.Process) -> None:
         begun = time.monotonic()
@@ -182,24 +184,24 @@ class VllmServer:
         )
 
     async def _keep_up(self) -> None:
-        """Start it again whenever it ends, and wait longer after each start that fails."""
-        failed = 0
-        while self._keeper is not None and failed < self.options.restarts:
-            if self.state == "up":
-                failed = 0
+        """Start it again whenever it ends, and wait longer each time that it did not last."""
+        pause = self.options.backoff_seconds
+        while True:
+            if self._keeper is not None and self.state == "up":
+                since = time.monotonic()
                 code = await self._keeper.wait()
+                if time.monotonic() - since >= self.options.healthy_seconds:
+                    pause = self.options.backoff_seconds
                 self.state, self.why = "down", f"vLLM ended with exit code {code}: {self.last_words()}"
-                self._progress(f"{self.why}; starting it again")
             await self._end()
-            await asyncio.sleep(min(self.options.backoff_seconds * 2**failed, 60.0))
+            self._progress(f"{self.why}; starting it again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
             self.restarts += 1
             try:
                 await self._launch()
-            except (EngineDead, OSError) as error:
-                failed += 1
+            except (Text2SQLError, OSError) as error:
                 self.state, self.why = "down", str(error)
-                self._progress(str(error))
-        self.state = "failed"
 
     async def _end(self) -> None:
         process, self._keeper = self._keeper, None
@@ -212,9 +214,10 @@ class VllmServer:
         except TimeoutError:
             process.kill()
             await process.wait()
-        if self._leader:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # as it should be
+        if self._leader and process.returncode and process.returncode < 0:  # the keeper was killed, and left all to us
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._leader, signal.SIGKILL)
+        self._leader = 0
 
     def last_words(self) -> str:
         """The log's last error, else its last line, cut to a length that fits into a message."""
@@ -238,16 +241,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
-
-
-def environment(model: str) -> dict[str, str]:
-    """What vLLM needs of ours, and nothing else: no keys of the API, no cloud credentials.
-
-    A local folder needs no hub, so it gets no token of it either.
-    """
-    local = Path(model).is_dir()
-    prefixes = KEPT_PREFIXES if local else (*KEPT_PREFIXES, *FOR_THE_HUB)
-    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(prefixes)}
-    if local:
-        kept |= {"HF_HUB_OFFLINE": "1"} | {name: os.environ[name] for name in ("HF_HOME",) if name in os.environ}
-    return kept | QUIET

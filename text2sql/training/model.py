@@ -71,7 +71,7 @@ def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
         ModelError: if it cannot be loaded, has no end token (or chat template, if asked for one), or appends the end
             token to every prompt.
     """
-    with _explained(model.name), quiet():
+    with explained(model.name), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             model.name, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
@@ -213,7 +213,7 @@ def _packing_attention(precision: str) -> str:
 
 
 def _load(name: str, tokenizer: PreTrainedTokenizerBase | None, **options: Any) -> PreTrainedModel:
-    with _explained(name), quiet():
+    with explained(name), quiet():
         model: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
     if tokenizer is None:
         return model  # type: ignore[no-any-return]
@@ -248,7 +248,7 @@ def check_folder(model: ModelSection) -> None:
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unreadable model into one line with a remedy."""
     from safetensors import SafetensorError
 
