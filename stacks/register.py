@@ -47,7 +47,7 @@ def parts_of(name: str, stack: StackFile) -> list[Part]:
         raise StackError(f"stack {name!r} lacks its artifact store or its container registry")
     flavor = next(flavor for flavor, kind in KINDS.items() if kind == place.kind)
     wanted = (
-        {"kubernetes_context": place.context, "kubernetes_namespace": place.namespace, "incluster": False}
+        {"kubernetes_context": place.context, "kubernetes_namespace": place.namespace, "incluster": not place.context}
         if place.kind == "kubernetes"
         else {
             "kubernetes_context": place.context,
