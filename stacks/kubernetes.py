@@ -69,7 +69,8 @@ def pod_settings(resources: Resources, stack: StackFile) -> dict[str, Any]:
         "volumes": volumes,
         "volume_mounts": mounts,
         "env": _environment(resources) + _secrets(resources),
-        "additional_pod_spec_args": {"security_context": POD_CONTEXT},
+        # A Service called text2sql would set TEXT2SQL_PORT to its own address, which is a setting of ours.
+        "additional_pod_spec_args": {"security_context": POD_CONTEXT, "enable_service_links": False},
     }
     if place.pod_security == "restricted":
         settings["container_security_context"] = CONTAINER_CONTEXT

@@ -74,6 +74,7 @@ def test_the_job_of_every_step_is_accepted(on_kubernetes: Compiled, step: str):
     assert pod(job)["terminationGracePeriodSeconds"] == 120
     assert pod(job)["restartPolicy"] == "Never"
     assert pod(job)["securityContext"]["runAsNonRoot"] is True
+    assert pod(job)["enableServiceLinks"] is False
     assert pod(job)["serviceAccountName"] == "zenml-service-account"
     [container] = pod(job)["containers"]
     assert container["image"] == "registry.example.com/text2sql/trainer:0.1.0"
