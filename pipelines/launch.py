@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines import PIPELINES
-from pipelines.stacks import Place, active
 from pipelines.versions import find_version
+from stacks.place import Place, active, sources_from_here
+from steps.reconcile import PROCESS, this_process
 from text2sql.config import Settings
-from text2sql.errors import OutputError, Text2SQLError, TrainingError
-from text2sql.inputs import PROJECT
+from text2sql.errors import OutputError, StackError, Text2SQLError, TrainingError
 from text2sql.results import explain
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+REFUSALS = ("PipelineSubmissionError", "StackValidationError")
+"""ZenML's errors about a stack and its cluster; ZenML is not imported for their names."""
 KILLED_EXIT = 143
 """128 + SIGTERM, as shells report it."""
 
@@ -53,16 +55,37 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_v
         Text2SQLError: a step says what the user can do; the original exception, not ZenML's wrapping.
     """
     entry = PIPELINES[pipeline]
-    with active(place), _sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
-        definition = getattr(importlib.import_module(entry.module), entry.function)
+    with active(place):
         version = find_version(settings.name, model_version, entry.reads, entry.gated) if entry.of_version else None
-        try:
-            run = _configured(definition, entry.steps, settings, place, cache, version)(settings)
-        except Exception as error:
-            raise understandable(error) from error
+        run = _start(pipeline, settings, place, cache=cache, version=version)
     if run is None or not run.status.is_finished:
         raise TrainingError(f"stack {place.stack} runs {pipeline} without waiting for it; see its ZenML dashboard")
+    if run.status.is_failed:  # elsewhere: what fails in this process has raised
+        failed = ", ".join(name for name, step in run.steps.items() if step.status.is_failed) or "no step"
+        raise TrainingError(
+            f"run {run.name} failed on stack {place.stack} in {failed}; its log is in ZenML's dashboard"
+        )
     return _finished(run)
+
+
+def hand_over(pipeline: str, settings: Settings, place: Place, schedule: Any) -> None:
+    """Give a pipeline to the orchestrator, with a ZenML schedule by which it starts runs.
+
+    Raises:
+        StackError: it does not take it.
+    """
+    _start(pipeline, settings, place, schedule=schedule)
+
+
+def _start(pipeline: str, settings: Settings, place: Place, **options: Any) -> Any:
+    """Call the pipeline, and turn what goes wrong into what a user can act on."""
+    entry = PIPELINES[pipeline]
+    with sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
+        definition = getattr(importlib.import_module(entry.module), entry.function)
+        try:
+            return configure(definition, entry.steps, settings, place, **options)(settings)
+        except Exception as error:
+            raise understandable(error) from error
 
 
 def understandable(error: BaseException) -> BaseException:
@@ -83,6 +106,8 @@ def understandable(error: BaseException) -> BaseException:
                 "cannot write to ZenML's local store: the disk is full; free some space (`zenml status` shows where), "
                 "and repeat the command: finished steps are kept"
             )
+        if type(cause).__name__ in REFUSALS or str(type(cause).__module__).startswith(("kubernetes.", "urllib3.")):
+            return StackError(f"the cluster does not take the pipeline: {' '.join(str(cause).split())[:400]}")
         if type(cause).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for its name
             return TrainingError(
                 "the GPU's memory ran out; lower training.per_device_train_batch_size (and raise "
@@ -91,21 +116,23 @@ def understandable(error: BaseException) -> BaseException:
     return error
 
 
-def _configured(
-    definition: Any, names: tuple[str, ...], settings: Settings, place: Place, cache: bool, version: int | None
+def configure(
+    definition: Any,
+    names: tuple[str, ...],
+    settings: Settings,
+    place: Place,
+    cache: bool = True,
+    version: int | None = None,
+    schedule: Any = None,
 ) -> Any:
+    """The pipeline with its run name, model, tags, and what the stack gives its steps."""
     from zenml import Model
     from zenml.enums import ExecutionMode
 
     tags = [settings.name, f"stack:{place.stack}"]
-    steps = {
-        name: {
-            **({"settings": step.settings} if step.settings else {}),
-            **({"step_operator": step.step_operator} if step.step_operator else {}),
-        }
-        for name, step in place.plan.steps.items()
-        if name in names and (step.settings or step.step_operator)
-    }
+    steps = {name: options for name in names if (options := place.step_options(name))}
+    if schedule is not None and "ingest" in names:  # rows change behind settings that were compiled long ago
+        steps["ingest"] = {**steps.get("ingest", {}), "enable_cache": False}
     return definition.with_options(
         run_name=f"{definition.name}-{settings.name}-{{date}}-{{time}}",
         model=Model(
@@ -115,9 +142,11 @@ def _configured(
             tags=["text2sql"],
         ),
         tags=tags,
-        settings=place.plan.settings or None,
         steps=steps or None,
+        **place.pipeline_options(),
         enable_cache=None if cache else False,
+        schedule=schedule,
+        extra={PROCESS: this_process()} if place.is_here else None,
         execution_mode=ExecutionMode.FAIL_FAST,  # the default goes on, and loses the exception
     )
 
@@ -158,18 +187,6 @@ def _tracebacks_of_bugs_only() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(only_bugs)
-
-
-@contextmanager
-def _sources_from_here() -> Iterator[None]:
-    """Steps are named from the project's root, whatever program starts the run: a part of their cache key."""
-    from zenml.utils import source_utils
-
-    source_utils.set_custom_source_root(str(PROJECT))
-    try:
-        yield
-    finally:
-        source_utils.set_custom_source_root(None)
 
 
 @contextmanager

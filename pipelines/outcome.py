@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.launch import Finished
-from pipelines.stacks import Place
+from stacks.place import Place
 from text2sql.config import Settings
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
@@ -155,10 +155,11 @@ def show_plan(pipeline: str, steps: tuple[str, ...], settings: Settings, place: 
 
     config = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     lines = [f"{pipeline} on stack {place.stack} (orchestrator: {place.orchestrator}); nothing was started"]
+    where = f"{place.stack}/{place.orchestrator}"
+    if given := place.pipeline_options():
+        lines += [f"    {line}" for line in yaml.safe_dump(given).splitlines()]
     for name in steps:
-        step = place.of(name)
-        where = step.step_operator or f"{place.stack}/{place.orchestrator}"
-        lines.append(f"{name:<10} {where:<24} {step.needs}".rstrip())
-        if given := {**place.plan.settings, **step.settings}:
+        lines.append(f"{name:<14} {where:<24} {place.needs(name)}".rstrip())
+        if given := place.step_options(name):
             lines += [f"    {line}" for line in yaml.safe_dump(given).splitlines()]
     sys.stdout.write(config + "\n" + "".join(f"# {line}\n" for line in lines))

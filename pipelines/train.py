@@ -1,5 +1,7 @@
 """Train: from raw rows to a merged, judged and, when the gate passes, staged model."""
 
+from typing import Any
+
 from zenml import pipeline
 
 from steps.evaluate import evaluate, of_evaluation
@@ -21,8 +23,16 @@ JUDGING = tuple(
 
 @pipeline(name="train")
 def train(settings: Settings) -> None:
-    """Each step gets the sections it depends on, so that a change elsewhere does not run it again."""
-    raw_rows = ingest(settings.keep("data"))
+    """From rows to a verdict."""
+    train_and_judge(settings)
+
+
+def train_and_judge(settings: Settings, after: str | None = None) -> tuple[Any, Any, Any]:
+    """Merged model, evaluation and verdict.
+
+    Each step gets the sections it depends on, so that a change elsewhere does not run it again.
+    """
+    raw_rows = ingest(settings.keep("data"), after=after)
     valid_rows, *_ = validate(raw_rows, settings.keep("data", "output_dir"))
     splits, *_ = format_rows(valid_rows, settings.keep("data", "model", "training"))
     adapter, _ = finetune(splits, settings.keep("model", "lora", "training", "wandb"))
@@ -31,4 +41,4 @@ def train(settings: Settings) -> None:
     )
     champion = find_champion(settings.keep("name"), after="merge")  # it may have changed meanwhile
     evaluation = evaluate(merged_model, splits, champion, of_evaluation(settings))
-    promote(evaluation, settings.keep("name", "gate"))
+    return merged_model, evaluation, promote(evaluation, settings.keep("name", "gate"))

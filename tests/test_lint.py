@@ -33,7 +33,8 @@ WRONG_WAY = {
     "text2sql.data.probe": "text2sql.evaluation",
     "text2sql.config": "text2sql.data",
     "materializers.probe": "steps",
-    "steps.probe": "pipelines",
+    "steps.probe": "stacks",
+    "stacks.probe": "pipelines",
     "pipelines.probe": "run",
 }
 
@@ -41,7 +42,7 @@ WRONG_WAY = {
 def test_imports_that_point_the_wrong_way_are_found(tmp_path: Path):
     """On a skeleton of the house, with the contracts of the real pyproject.toml."""
     (tmp_path / "pyproject.toml").write_text((PROJECT / "pyproject.toml").read_text("utf-8"), "utf-8")
-    rooms = ["pipelines", "steps", "materializers", "text2sql"]
+    rooms = ["pipelines", "stacks", "steps", "materializers", "text2sql"]
     for room in rooms + [f"text2sql/{floor}" for floor in FLOORS]:
         (tmp_path / room).mkdir()
         (tmp_path / room / "__init__.py").touch()

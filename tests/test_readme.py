@@ -114,7 +114,7 @@ def test_every_exit_code_of_an_error_is_explained():
         if isinstance(kind, type) and issubclass(kind, errors.Text2SQLError)
     }
     from pipelines.launch import KILLED_EXIT
-    from run import GATE_FAILED
+    from text2sql.errors import GATE_FAILED
 
     assert told == codes | {0, GATE_FAILED, KILLED_EXIT}
 

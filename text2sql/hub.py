@@ -7,6 +7,7 @@ import os
 from text2sql.errors import ModelError
 
 OFFLINE = ("1", "true", "yes", "on")
+ASK_SECONDS = 15
 
 
 def check_on_hub(name: str, revision: str | None = None) -> None:
@@ -36,3 +37,17 @@ def remedy(name: str) -> str:
         "the hub does not give it; check the name and model.revision, the network, and for a gated model HF_TOKEN, "
         f"or download it elsewhere (hf download {name}) and set model.name to that folder"
     )
+
+
+def newest_commit(name: str, revision: str | None, kind: str) -> str | None:
+    """The commit that a branch, a tag or (None) the main branch of a hub repository stands for; None if nobody can say.
+
+    Args:
+        kind: model or dataset.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().repo_info(name, revision=revision, repo_type=kind, timeout=ASK_SECONDS).sha
+    except (OSError, ValueError):  # its HTTP, offline and name errors are OSErrors and ValueErrors
+        return None

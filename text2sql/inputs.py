@@ -20,17 +20,25 @@ PROJECT = Path(__file__).parents[1]
 """Shipped configs name shipped files relative to it, so that they work from any folder."""
 
 
-def resolve_inputs(settings: Settings, rows: bool = True) -> Settings:
+def resolve_inputs(settings: Settings, rows: bool = True, elsewhere: bool = False) -> Settings:
     """The settings with the files and folders of `data` and `model` found, and their checksums filled in.
 
     Args:
         rows: whether rows will be read; without, data.path and data.benchmark are left as they are.
+        elsewhere: the steps run on other machines. Paths stay as they are given, and one that is not here may be there.
 
     Raises:
         DataError: the data file or the benchmark is missing, unreadable, or not the one that its checksum names.
         ModelError: likewise for a local model folder.
     """
-    data, model = _resolve_data(settings.data, rows), _resolve_model(settings.model)
+    data, model = settings.data, settings.model
+    if not elsewhere:
+        return settings.model_copy(update={"data": _resolve_data(data, rows), "model": _resolve_model(model)})
+    paths = {name: getattr(data, name) for name in ("path", "databases", "benchmark")}
+    if all(path is None or _locate(path) is not None for path in paths.values()):
+        data = _resolve_data(data, rows).model_copy(update=paths)
+    if _is_local(model.name) and _locate(Path(model.name)) is not None:
+        model = _resolve_model(model).model_copy(update={"name": model.name})
     return settings.model_copy(update={"data": data, "model": model})
 
 

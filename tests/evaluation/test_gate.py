@@ -5,7 +5,7 @@ import math
 import pytest
 
 from text2sql.config import Beats, GateSection, Threshold, Thresholds
-from text2sql.evaluation.gate import Verdict, decide
+from text2sql.evaluation.gate import Verdict, decide, why_keep_champion
 from text2sql.evaluation.types import Comparison, Evaluation, SliceScores, SystemScores
 
 OPEN = GateSection(beats_base=None, beats_champion=None, max_vacuous=None, execution_accuracy=None)
@@ -167,3 +167,30 @@ def test_every_figure_of_the_config_can_be_gated():
     verdict = decide(judged(dict.fromkeys(names, 1.0)), gate)
     assert [rule.name for rule in verdict.rules] == [f"{name}.min" for name in names]
     assert verdict.passed
+
+
+def beside_champion(difference: float) -> Evaluation:
+    """The tuned model and a champion on the same rows."""
+    return judged({"execution_accuracy": 0.8}, against("champion", difference))
+
+
+PASSED, FAILED = Verdict(True, []), decide(judged({}), GateSection())
+
+
+@pytest.mark.parametrize(("difference", "kept"), [(0.001, False), (0.0, True), (-0.01, True)])
+def test_a_tie_keeps_the_champion(difference: float, kept: bool):
+    reason = why_keep_champion(beside_champion(difference), PASSED)
+    assert (reason is not None) == kept
+    if reason:
+        assert reason.startswith("champion kept: the challenger is not better (Execution accuracy ")
+
+
+def test_a_gate_that_failed_keeps_the_champion_however_good_the_challenger():
+    assert not FAILED.passed
+    assert str(why_keep_champion(beside_champion(0.2), FAILED)).startswith("champion kept: Gate failed: ")
+
+
+def test_without_a_champion_the_gate_alone_decides():
+    alone = judged({"execution_accuracy": 0.8})
+    assert why_keep_champion(alone, PASSED) is None
+    assert str(why_keep_champion(alone, FAILED)).startswith("nothing goes live: Gate failed: ")

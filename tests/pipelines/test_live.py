@@ -62,3 +62,41 @@ def test_where_nothing_was_deployed(
     assert result.exit_code == code, result.output
     assert told in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["--pipeline", "train", "--schedule", "0 3 * * 1"], 2, "retrain is scheduled, and train is not"),
+        (["--pipeline", "retrain", "--timezone", "Etc/UTC"], 2, "it belongs to --schedule"),
+        (["--pipeline", "train", "--unschedule", "x"], 2, "goes with nothing else"),
+        (["--pipeline", "schedules", "--dry-run"], 2, "schedules is no run"),
+        (["--pipeline", "retrain", "--model-version", "3"], 2, "not about a version"),
+        (["--pipeline", "register-stack"], 2, "needs --stack"),
+        (["--pipeline", "register-stack", "--stack", "gpu"], 1, "no stack 'gpu': there is no stacks/gpu.yaml"),
+        (
+            ["--pipeline", "retrain", "--stack", "kubernetes", "--schedule", "@daily"],
+            2,
+            'instead of @daily: "0 0 * * *"',
+        ),
+        (["--pipeline", "retrain", "--stack", "local", "--schedule", "0 3 * * 1"], 1, "local (local) has no schedules"),
+        (
+            ["--pipeline", "retrain", "--stack", "kubernetes", "--schedule", "0 3 * * 1", "--timezone", "Berlin"],
+            2,
+            "'Berlin' is no time zone",
+        ),
+        (
+            ["--pipeline", "retrain", "--stack", "kubernetes", "--schedule", "0 3 * * 1", "--dry-run"],
+            0,
+            "would be 0 3 * * 1 (Etc/UTC)",
+        ),
+    ],
+)
+def test_stacks_and_schedules_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, told: str
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = CliRunner().invoke(run.app, words)
+    assert result.exit_code == code, result.output
+    assert told in result.output
+    assert "Traceback" not in result.output

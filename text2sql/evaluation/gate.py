@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from text2sql.config import Beats, GateSection, Threshold, Thresholds
-from text2sql.evaluation.figures import SYSTEMS, label
+from text2sql.evaluation.figures import SYSTEMS, compared, label, show_difference
 from text2sql.evaluation.types import Comparison, Evaluation, Interval
 
 
@@ -171,3 +171,20 @@ def _apart(left: float, right: float) -> tuple[str, str]:
 
 def _count(rules: int) -> str:
     return "1 rule" if rules == 1 else f"{rules} rules"
+
+
+def why_keep_champion(evaluation: Evaluation, verdict: Verdict) -> str | None:
+    """Why a challenger does not take the champion's place, in a line; None where it does.
+
+    A tie keeps the champion: nobody gains from the change. Without a champion, the gate alone decides.
+    """
+    champion = evaluation.find("champion")
+    who = "champion kept" if champion else "nothing goes live"
+    if not verdict.passed:
+        reasons = "; ".join(rule.reason for rule in verdict.rules if not rule.passed)
+        return f"{who}: {verdict.headline} ({reasons})"
+    found = compared(evaluation, evaluation.subject, champion)
+    if found is not None and found.difference <= 0:
+        points = show_difference(found.difference)
+        return f"{who}: the challenger is not better ({label('execution_accuracy')} {points} points)"
+    return None

@@ -1,0 +1,1 @@
+"""Kubernetes as a place to train and to serve."""
