@@ -1,7 +1,7 @@
 """Exit code 0 where vLLM, in this container, answers and gets on with its work; run by the probes of its container.
 
-A 200 of /health says that its API answers. Whether its engine does shows in its counters: with requests under way, tokens
-read or generated must have grown since they were last looked at, or at least within STUCK_SECONDS.
+A 200 of /health says that its API answers. Whether its engine does shows in its counters: with requests under way,
+tokens read or generated must have grown since they were last looked at, or at least within STUCK_SECONDS.
 """
 
 import json

@@ -16,9 +16,8 @@ from typing import Protocol
 from text2sql.deployment.checks import Asker, Parity, Question, Tell
 from text2sql.deployment.release import Release
 from text2sql.errors import DeploymentError, Text2SQLError
+from text2sql.serving.observe import VERSION_HEADER
 
-VERSION_HEADER = "X-Model-Version"
-"""Of every reply from a stable address."""
 VERIFY_SECONDS = 30.0
 """Clients wait for the same server by then."""
 
