@@ -96,6 +96,8 @@ class StandIn:
     def address(self) -> str:
         return self.current.address if self.current else "http://127.0.0.1:9"
 
+    entrance = address
+
     def _may_fail(self, what: str) -> None:
         if what in self.faults:
             raise DeploymentError(self.faults[what])

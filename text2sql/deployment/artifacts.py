@@ -1,8 +1,8 @@
 """Model folders in an object store, by any path that fsspec knows: s3://, gs://, hf://, a folder.
 
 A stored model is `manifest.json`, with the checksum of every file and the one of them all, beside `files/`: what
-ZenML's artifact store holds (materializers.model_folder), and what `store` writes. The manifest is checked against the one
-checksum, and each file against the manifest, so that a part of a model can be fetched and trusted too.
+ZenML's artifact store holds (materializers.model_folder), and what `store` writes. The manifest is checked against
+the one checksum, and each file against the manifest, so that a part of a model can be fetched and trusted too.
 """
 
 from __future__ import annotations

@@ -52,8 +52,13 @@ class Status:
 class Target(Protocol):
     """Where releases serve. Every method returns within bounded time, and raises DeploymentError."""
 
-    address: str
-    """The stable one: clients never need another."""
+    @property
+    def address(self) -> str:
+        """The stable one: clients never need another."""
+
+    @property
+    def entrance(self) -> str:
+        """The same as it is reached from here."""
 
     def alone(self) -> AbstractContextManager[None]:
         """While it is held nobody else changes anything here."""
@@ -160,7 +165,7 @@ def _check(parity: Parity, limits: Limits) -> None:
 
 def _verify(target: Target, release: Release, questions: Sequence[Question], limits: Limits) -> None:
     """Through the stable address, as clients come."""
-    with Asker(target.address, min(limits.check_seconds, VERIFY_SECONDS), patient=False) as asker:
+    with Asker(target.entrance, min(limits.check_seconds, VERIFY_SECONDS), patient=False) as asker:
         reply = asker.smoke(questions)
     if (told := reply.headers.get(VERSION_HEADER)) != release.version:
         raise DeploymentError(f"{target.address} answers with version {told or 'unknown'}")
