@@ -65,7 +65,7 @@ def test_schemas_and_lint_find_nothing_in_any_of_them():
 @pytest.mark.parametrize(
     ("patch", "words"),
     [
-        ("{op: replace, path: /spec/template/spec/volumes/0/emptyDir/sizeLimit, value: 32GB}", "'32GB' is no Kubernetes quantity"),
+        ("{op: replace, path: /spec/template/spec/volumes/0/emptyDir/sizeLimit, value: 32GB}", "'32GB' is no Kub"),
         ("{op: add, path: /spec/template/spec/hostNetwork, value: true}", "restricted forbids it"),
         ("{op: add, path: /spec/template/spec/nodeSelectors, value: {}}", "nodeSelectors"),
         ("{op: add, path: /spec/replicas, value: two}", "two"),
@@ -227,9 +227,9 @@ def test_nothing_but_named_routes_is_open_to_the_world():
     route = one("gpu-multi-operators", "HTTPRoute", "text2sql")["spec"]["rules"][0]["matches"]
     assert paths == {match["path"]["value"] for match in route}
     assert paths.isdisjoint({"/metrics", "/healthz", "/readyz"})
+    from tests.serving.api import ScriptedEngine
     from text2sql.serving.app import create_app
     from text2sql.serving.settings import ServerSettings
-    from tests.serving.api import ScriptedEngine
 
     known = create_app(ServerSettings(), ScriptedEngine()).openapi()["paths"].keys() | {
         "/",
@@ -241,9 +241,9 @@ def test_nothing_but_named_routes_is_open_to_the_world():
 
 
 def test_everything_that_is_watched_is_measured():
-    from text2sql.serving.metrics import Metrics
-    from text2sql.serving.limits import Places
     from tests.serving.api import ScriptedEngine
+    from text2sql.serving.limits import Places
+    from text2sql.serving.metrics import Metrics
 
     engine = ScriptedEngine()
     text = Metrics(engine, Places(4)).text().decode()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 import run
-from tests.deployment.kubernetes.api_server import StandIn
 from tests.deployment.kubernetes.conftest import Place, kubeconfig, place  # noqa: F401 - fixtures
 from text2sql.deployment.kubernetes import target
 
@@ -17,12 +15,11 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     from text2sql.deployment.kubernetes.waiting import Pace
 
     monkeypatch.setattr(target, "Pace", lambda: Pace(0.01, 0.2, 2.0, 3))
     monkeypatch.setattr("pipelines.live._mark", lambda *_: None)  # ZenML is not what this is about
-    yield
 
 
 def call(place: Place, *words: str, **changes: str) -> Result:  # noqa: F811

@@ -1,4 +1,4 @@
-"""A stand-in for the API server of a cluster: keeps state, applies server-side, refuses, and fails when it is told to."""
+"""A stand-in for the API server of a cluster: keeps state, applies server-side, refuses, and fails when told to."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class StandIn:
         return {"items": [pod.to_dict(self.namespace) for pod in pods]}
 
 
-def handler_of(server: StandIn) -> type[BaseHTTPRequestHandler]:
+def handler_of(server: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a class of short methods
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         wbufsize = -1  # head and body in one packet: the second would wait for an acknowledgement
@@ -210,12 +210,7 @@ def handler_of(server: StandIn) -> type[BaseHTTPRequestHandler]:
             if fault and fault.status == 0 and not fault.after:
                 self._drop()
                 return
-            try:
-                if fault and fault.status:
-                    raise StatusError(fault.status, "Scripted", fault.message)
-                status, said, headers = server.handle(self.command, self.path, body, self.headers)
-            except StatusError as error:
-                status, said, headers = error.code, error.body, {"Retry-After": "0"} if error.code == 429 else {}
+            status, said, headers = self._answer(fault, body)
             if fault and fault.after:
                 self._drop()
                 return
@@ -227,7 +222,15 @@ def handler_of(server: StandIn) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
+
+        def _answer(self, fault: Fault | None, body: bytes) -> tuple[int, Any, dict[str, str]]:
+            try:
+                if fault and fault.status:
+                    raise StatusError(fault.status, "Scripted", fault.message)
+                return server.handle(self.command, self.path, body, self.headers)
+            except StatusError as error:
+                return error.code, error.body, {"Retry-After": "0"} if error.code == 429 else {}
 
         def _fault(self) -> Fault | None:
             for fault in server.faults:

@@ -1,6 +1,7 @@
-"""A cluster for the tests of this folder: the stand-in, or with TEXT2SQL_TEST_CLUSTER=1 the one that KUBECONFIG names.
+"""A cluster for the tests of this folder: the stand-in, or with TEXT2SQL_TEST_CLUSTER=1 that of KUBECONFIG.
 
-In a real one the pods run served_model.py with TEXT2SQL_TEST_IMAGE (python:3.11-slim), in a namespace of each test's own.
+In a real one the pods run served_model.py with TEXT2SQL_TEST_IMAGE (python:3.11-slim), in a namespace of each test's
+own.
 """
 
 from __future__ import annotations

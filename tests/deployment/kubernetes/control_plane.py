@@ -1,7 +1,7 @@
 """What controllers, scheduler and kubelets make of the objects of the stand-in: pods, and the status of a rollout.
 
-How a pod fares is read from its own spec, as in a real cluster: an image that is nowhere, a resource that no node has, a
-program that dies or is slow.
+How a pod fares is read from its own spec, as in a real cluster: an image that is nowhere, a resource that no node has,
+a program that dies or is slow.
 """
 
 from __future__ import annotations

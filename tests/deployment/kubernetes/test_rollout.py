@@ -49,30 +49,34 @@ def pod(conditions: list[dict[str, Any]] | None = None, **container: Any) -> dic
     return {"metadata": {"name": "p"}, "status": {"conditions": conditions or [], "initContainerStatuses": [status]}}
 
 
+UNPLACED = {"type": "PodScheduled", "status": "False", "message": "1 Insufficient nvidia.com/gpu"}
 ENDED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+
+
+def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
+    return pod(state={"waiting": {"reason": reason, "message": message}}, **more)
 
 
 @pytest.mark.parametrize(
     ("made", "words", "hopeless", "stuck"),
     [
         (pod(state={"running": {}}), None, False, False),
-        (pod(state={"waiting": {"reason": "PodInitializing"}}), None, False, False),
+        (waiting("PodInitializing"), None, False, False),
         (pod(state={"terminated": {"exitCode": 0}}), None, False, False),
         (pod(state={"running": {}}, restartCount=1, lastState=ENDED), None, False, False),
-        (pod(state={"running": {}}, restartCount=4, lastState=ENDED), "ended 4 times (OOMKilled, exit code 137)", True, False),
-        (pod(state={"waiting": {"reason": "CrashLoopBackOff"}}, restartCount=1, lastState=ENDED), "ended 1 times", False, False),
-        (pod(state={"waiting": {"reason": "CrashLoopBackOff"}}, restartCount=3, lastState=ENDED), "ended 3 times", True, False),
-        (pod(state={"waiting": {"reason": "ErrImagePull", "message": "no such image"}}), "ErrImagePull: no such image", False, True),
         (
-            pod(state={"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "api-keys" not found'}}),
-            'secret "api-keys" not found', False, True,
+            pod(state={"running": {}}, restartCount=4, lastState=ENDED),
+            "4 times (OOMKilled, exit code",
+            True,
+            False,
         ),
-        (
-            pod([{"type": "PodScheduled", "status": "False", "message": "1 Insufficient nvidia.com/gpu"}]),
-            "placed on no node: 1 Insufficient nvidia.com/gpu", False, False,
-        ),
+        (waiting("CrashLoopBackOff", restartCount=1, lastState=ENDED), "ended 1 times", False, False),
+        (waiting("CrashLoopBackOff", restartCount=3, lastState=ENDED), "ended 3 times", True, False),
+        (waiting("ErrImagePull", "no such image"), "ErrImagePull: no such image", False, True),
+        (waiting("CreateContainerConfigError", 'secret "k" not found'), 'secret "k" not found', False, True),
+        (pod([UNPLACED]), "placed on no node: 1 Insufficient nvidia.com/gpu", False, False),
     ],
-)  # fmt: skip
+)
 def test_a_pod_that_needs_time_is_told_from_one_that_will_not_come_up(
     made: dict[str, Any], words: str | None, hopeless: bool, stuck: bool
 ):

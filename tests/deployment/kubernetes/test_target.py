@@ -67,7 +67,7 @@ def test_what_is_live_already_is_left_alone(either: Place):
 
 
 BAD = {
-    "crash": r"container gateway of pod \S+ ended \d+ times .*exit code 1.*; event BackOff: .*gateway said: error: the model",
+    "crash": r"container gateway of pod \S+ ended \d+ times .*exit code 1.*; event BackOff: .*gateway said: error: the",
     "image": r"ImagePullBackOff: .*registry.invalid/missing:1.*; event Failed",
     "pending": r"not ready within .*startup_seconds.*placed on no node: .*Insufficient example.com/none",
     "wrong": r"it answers 0 of 8 test rows as the evaluated model did",
