@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
+from tests.stacks import servers
 from text2sql.__main__ import app
 from text2sql.data.files import sha256_folder
 from text2sql.deployment.artifacts import MANIFEST, fetch, store
@@ -47,6 +48,23 @@ def test_what_was_stored_comes_back(model: Path, stored: str, tmp_path: Path):
     assert place == tmp_path / "models" / digest
     assert sha256_folder(place) == digest
     assert [path.name for path in place.parent.iterdir()] == [digest]
+
+
+def test_an_s3_store_is_found_by_the_environment_that_the_pods_have(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The Secret artifact-store of k8s/, against a server that speaks S3."""
+    with servers.s3_store() as address:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", servers.KEY)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", servers.SECRET)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        digest = sha256_folder(model)
+        source = store(model, digest, f"s3://{servers.BUCKET}/models")
+        assert sha256_folder(fetch(source, digest, tmp_path / "models")) == digest
+        small = fetch(source, digest, tmp_path / "prompts", without_weights=True)
+        assert not (small / "model.safetensors").exists()
+        with pytest.raises(ModelError, match="holds no model|cannot be read"):
+            fetch(f"s3://{servers.BUCKET}/nowhere", digest, tmp_path / "none")
 
 
 def test_what_is_there_is_not_fetched_again(model: Path, stored: str, bucket: Any, tmp_path: Path):
