@@ -182,6 +182,7 @@ class StandIn:
             raise StatusError(422, "Invalid", "spec.selector: field is immutable", [cause])
 
     def _step(self) -> None:
+        self.plane.bury()
         for (kind, _), found in self.objects.items():
             if kind == "Deployment":
                 self.plane.step(found)

@@ -15,6 +15,7 @@ from typing import Any
 LOAD_SECONDS = 0.03
 SLOW_SECONDS = 0.5
 BACK_OFF_AFTER = 0.05
+END_SECONDS = 0.1
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Pod:
     broken: set[str]
     """Versions that have stopped working."""
     born: float = field(default_factory=time.monotonic)
+    ending: float | None = None
+    """Since when, where it is."""
 
     @property
     def hash(self) -> str:
@@ -57,12 +60,16 @@ class Pod:
 
     @property
     def ready(self) -> bool:
+        if self.ending is not None:
+            return False
         seconds = {"slow": SLOW_SECONDS, "healthy": LOAD_SECONDS, "wrong": LOAD_SECONDS}.get(self.behaviour)
         return seconds is not None and time.monotonic() - self.born > seconds
 
     def to_dict(self, namespace: str) -> dict[str, Any]:
         metadata = {"name": self.name, "namespace": namespace, "labels": self.labels}
         metadata["annotations"] = dict(self.template["metadata"]["annotations"])
+        if self.ending is not None:
+            metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         return {"kind": "Pod", "metadata": metadata, "spec": self.template["spec"], "status": self._status()}
 
     def _status(self) -> dict[str, Any]:
@@ -106,10 +113,15 @@ class ControlPlane:
         self._count = 0
 
     def of(self, name: str) -> list[Pod]:
-        return [pod for pod in self.pods if pod.deployment == name]
+        return [pod for pod in self.pods if pod.deployment == name and pod.ending is None]
 
     def forget(self, name: str) -> None:
-        self.pods = [pod for pod in self.pods if pod.deployment != name]
+        for pod in self.of(name):
+            pod.ending = time.monotonic()
+
+    def bury(self) -> None:
+        now = time.monotonic()
+        self.pods = [pod for pod in self.pods if pod.ending is None or now - pod.ending < END_SECONDS]
 
     def step(self, deployment: dict[str, Any]) -> None:
         name, spec = deployment["metadata"]["name"], deployment["spec"]

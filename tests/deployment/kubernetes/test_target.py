@@ -213,6 +213,7 @@ def test_the_end_and_a_new_beginning(either: Place):
     either.deploy("1")
     either.target().stop(either.tell)
     assert either.cluster().get("Deployment", "text2sql-server") is None
+    assert either.cluster().list("Pod") == [], "nothing is left running"
     status = either.target().status()
     assert status.current is not None
     assert status.current.state == "stopped"

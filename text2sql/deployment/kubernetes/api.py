@@ -156,8 +156,8 @@ class Cluster:
             self._told(answer, "update", kind, name)
 
     def delete(self, kind: str, name: str) -> None:
-        """It and what belongs to it; nothing where it is gone already."""
-        answer = self.ask("DELETE", f"{self._path(kind)}/{name}", {"propagationPolicy": "Foreground"})
+        """It at once, and what belongs to it soon after; nothing where it is gone already."""
+        answer = self.ask("DELETE", f"{self._path(kind)}/{name}", {"propagationPolicy": "Background"})
         if answer.status != 404:
             self._told(answer, "delete", kind, name)
 

@@ -23,7 +23,7 @@ from text2sql.deployment.checks import Tell
 from text2sql.deployment.kubernetes import manifests
 from text2sql.deployment.kubernetes.api import Cluster, Manifest, is_pod
 from text2sql.deployment.kubernetes.lease import Lease, held
-from text2sql.deployment.kubernetes.manifests import CANDIDATE, RELEASE, Rendered, Served, Source
+from text2sql.deployment.kubernetes.manifests import CANDIDATE, COMPONENT, RELEASE, Rendered, Served, Source
 from text2sql.deployment.kubernetes.relay import Relay
 from text2sql.deployment.kubernetes.rollout import containers, troubles, unfinished
 from text2sql.deployment.kubernetes.waiting import Pace, Rollouts
@@ -179,21 +179,32 @@ class KubernetesTarget:
     def stop(self, tell: Tell) -> None:
         """As Target. What is remembered stays, so that `deploy` and `rollback` start it again."""
         with self.alone():
-            names = [name for name in (self._base.server, CANDIDATE) if self._cluster.get("Deployment", name)]
-            self._clear_candidate()
-            if not names:
+            if not self._all_pods() and self._cluster.get("Deployment", self._base.server) is None:
                 tell("nothing runs")
                 return
+            self._clear_candidate()
             self._cluster.delete("Deployment", self._base.server)
             grace = self._base.deployment["spec"]["template"]["spec"].get("terminationGracePeriodSeconds", 30)
             deadline = time.monotonic() + grace + GONE_SECONDS
-            while any(self._cluster.get("Deployment", name) for name in names):
+            while pods := self._all_pods():
                 if time.monotonic() > deadline:
                     raise DeploymentError(
-                        f"{' and '.join(names)} do not end; see kubectl -n {self._cluster.namespace} get pods"
+                        f"pods {', '.join(pods)} do not end; see kubectl -n {self._cluster.namespace} describe pods"
                     )
                 time.sleep(self._pace.poll)
             tell("stopped")
+
+    def _all_pods(self) -> list[str]:
+        """Names, those that are ending included."""
+        chosen = self._base.deployment["spec"]["selector"]["matchLabels"]
+        selectors = (chosen, chosen | {COMPONENT: "candidate"})
+        return [
+            str(pod["metadata"]["name"])
+            for labels in selectors
+            for pod in self._cluster.list(
+                "Pod", labelSelector=",".join(f"{key}={value}" for key, value in labels.items())
+            )
+        ]
 
     @property
     def _base(self) -> Rendered:

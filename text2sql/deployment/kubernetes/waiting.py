@@ -71,7 +71,8 @@ class Rollouts:
         """Those of the release that a Deployment asks for."""
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         chosen = [f"{name}={labels[name]}" for name in (COMPONENT, RELEASE)]
-        return self._cluster.list("Pod", labelSelector=",".join(chosen))
+        found = self._cluster.list("Pod", labelSelector=",".join(chosen))
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def _told(self, late: str, words: list[str], pods: list[Manifest], tell: Tell) -> str:
         try:
