@@ -5,15 +5,16 @@ A schema knows names and types of fields. It does not know a cron expression, a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from text2sql.deployment.kubernetes.cron import UTC, check_zone, parse_cron
 from text2sql.deployment.kubernetes.lint_pods import PodSpec, pod_problems
 from text2sql.deployment.kubernetes.lint_references import reference_problems
 from text2sql.deployment.kubernetes.lint_security import restricted_problems
 from text2sql.deployment.kubernetes.syntax import check_label_key, check_label_value, check_name, parse_quantity
+from text2sql.errors import ConfigError
 
 Manifest = Mapping[str, Any]
 Found = Iterator[tuple[str, str]]
@@ -30,14 +31,6 @@ TEMPLATES = {
 }
 SELECTING = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet")
 RUN_TO_END = ("Job", "CronJob")
-CRON = (
-    ("minute", 0, 59, ""),
-    ("hour", 0, 23, ""),
-    ("day of the month", 1, 31, ""),
-    ("month", 1, 12, "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC"),
-    ("day of the week", 0, 6, "SUN MON TUE WED THU FRI SAT"),
-)
-"""Fields with their bounds and names."""
 
 
 @dataclass(frozen=True)
@@ -76,43 +69,14 @@ def lint(documents: Sequence[Manifest], *, restricted: bool | None = None, whole
     return problems
 
 
-def cron_problem(text: str) -> str:
-    """Why a CronJob does not take this schedule (robfig/cron's standard parser); "" where it does."""
-    words = text.split()
-    if words and words[0].startswith(("TZ=", "CRON_TZ=")):
-        return "the time zone belongs into spec.timeZone"
-    if len(words) != len(CRON):
-        return f"{text!r} has {len(words)} fields, and a CronJob takes five: minute, hour, day, month, day of the week"
-    for word, (title, low, high, names) in zip(words, CRON, strict=True):
-        for piece in word.split(","):
-            if not _is_cron_piece(piece, low, high, names.split()):
-                return f"{title} {word!r}: {piece!r} is not within {low} to {high}, or no value, range or step at all"
-    return ""
-
-
-def _is_cron_piece(piece: str, low: int, high: int, names: Sequence[str]) -> bool:
-    found = re.fullmatch(r"(\*|\?|[0-9A-Za-z]+)(?:-([0-9A-Za-z]+))?(?:/([1-9][0-9]*))?", piece)
-    if found is None:
-        return False
-    first, last, _ = found.groups()
-    if first in ("*", "?"):
-        return last is None
-    try:
-        values = [
-            low + names.index(v.upper()) if v.upper() in names else int(v) for v in (first, last) if v is not None
-        ]
-    except ValueError:
-        return False
-    return all(low <= value <= high for value in values) and values == sorted(values)
-
-
 def _object(document: Manifest) -> Found:
     kind, name = document.get("kind", ""), document.get("metadata", {}).get("name", "")
     yield from _checked("metadata.name", name, check_name)
     yield from _label_problems(document)
     yield from _quantity_problems(document)
-    if kind == "CronJob" and (why := cron_problem(str(document["spec"].get("schedule", "")))):
-        yield "spec.schedule", why
+    if kind == "CronJob":
+        yield from _checked("spec.schedule", str(document["spec"].get("schedule", "")), parse_cron)
+        yield from _checked("spec.timeZone", str(document["spec"].get("timeZone", UTC)), check_zone)
     if kind in SELECTING:
         labels = _at(document, (*TEMPLATES[kind], "metadata")).get("labels") or {}
         for key, value in (document["spec"]["selector"].get("matchLabels") or {}).items():
@@ -160,7 +124,7 @@ def _quantity_problems(value: Any, path: str = "") -> Found:
 def _checked(path: str, text: str, check: Any) -> Found:
     try:
         check(text)
-    except ValueError as error:
+    except (ValueError, ConfigError) as error:
         yield path, str(error)
 
 
