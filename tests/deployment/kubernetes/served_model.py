@@ -21,7 +21,7 @@ def reply(path: str, body: bytes, behaviour: str) -> tuple[int, dict[str, Any]]:
         return 404, {"error": {"message": "there is nothing at this path"}}
     question = json.loads(body)["question"]
     sql = "SELECT 2" if behaviour == "wrong" else f"SELECT c{question.split()[-1]} FROM t"
-    return 200, {"sql": sql, "candidates": [{"sql": sql}]}
+    return 200, {"sql": sql, "valid": True, "candidates": [{"sql": sql}]}
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -87,12 +87,8 @@ class Served:
 
     def serves_like(self, other: Served) -> bool:
         """The same model in the same way."""
-        return (self.release.version, self.release.digest, self.server["spec"], self.service) == (
-            other.release.version,
-            other.release.digest,
-            other.server["spec"],
-            other.service,
-        )
+        ways = (self.server["spec"], self.service) == (other.server["spec"], other.service)
+        return ways and self.release.is_same_as(other.release)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)

@@ -106,9 +106,7 @@ class KubernetesTarget:
         deployment = self._cluster.get("Deployment", self._base.server)
         if current is None or deployment is None or unfinished(deployment) or not _runs(deployment, current):
             return False
-        if (current.release.version, current.release.digest) != (release.version, release.digest):
-            return False
-        return current.serves_like(self._served(release, current.source))
+        return current.release.is_same_as(release) and current.serves_like(self._served(release, current.source))
 
     def stage(self, release: Release, folder: Path, tell: Tell) -> str:
         """As Target."""
