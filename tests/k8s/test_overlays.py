@@ -304,3 +304,45 @@ def test_files_are_named_after_what_they_hold():
             continue
         documents = [d for d in yaml.safe_load_all(path.read_text("utf-8")) if d]
         assert [d["kind"].lower() for d in documents] == [path.name.partition("-")[0]], path
+
+
+@pytest.mark.slow
+def test_the_gateway_of_the_dev_overlay_serves(tiny_model: Path, tmp_path: Path):
+    """Its own command line and environment, on this machine: no file is written outside /tmp, no hub is asked."""
+    import httpx
+
+    from tests.serving.api import until
+    from text2sql.deployment.artifacts import fetch
+    from text2sql.serving.supervisor import free_port
+
+    digest, port = sha256_folder(tiny_model), free_port()
+    fetch(str(tiny_model), digest, tmp_path)
+    told = {"text2sql/model": "tiny", "text2sql/model-version": "7", "text2sql/sha256": digest}
+    environment = {"PATH": os.environ["PATH"]} | one("dev", "ConfigMap", "server")["data"]
+    for variable in container("dev", "gateway")["env"]:
+        path = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
+        environment[variable["name"]] = variable.get("value") or told[path.split("'")[1]]
+    environment |= {"TEXT2SQL_PORT": str(port), "TEXT2SQL_HOST": "127.0.0.1", "HOME": str(tmp_path)}
+    words = [
+        word.replace("/models/$(MODEL_SHA256)", f"{tmp_path}/{digest}") for word in container("dev", "gateway")["args"]
+    ]
+    command = [sys.executable, "-m", "text2sql", *words]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, cwd=PROJECT, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}"
+
+        def ready() -> bool:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            try:
+                return httpx.get(f"{url}/readyz", trust_env=False).is_success
+            except httpx.TransportError:
+                return False
+
+        until(ready, 120)
+        body = {"question": "How many?", "schema_text": "CREATE TABLE t (a INTEGER)", "max_new_tokens": 4}
+        reply = httpx.post(f"{url}/generate", json=body, timeout=60, trust_env=False)
+        assert (reply.status_code, reply.headers["X-Model-Version"], reply.json()["model"]) == (200, "7", "tiny")
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
