@@ -306,7 +306,10 @@ def test_a_strategy_cannot_be_changed_in_place(place: Place):
     ):
         place.deploy("2")
     place.target().stop(place.tell)
+    heard: list[str | None] = []
+    place.hook = lambda line: heard.append(place.version()) if "comparing" in line else None
     place.deploy("2")
+    assert heard == [None], "the Service of several servers takes every release, and must not until this one is checked"
     assert place.version() == "2"
 
 

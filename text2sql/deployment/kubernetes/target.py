@@ -115,6 +115,8 @@ class KubernetesTarget:
         self._apply(manifests.candidate_service(self._base, release))
         self._wanted = wanted
         if self._base.in_place:
+            if current := self._before[0]:  # the Service of several servers takes every release
+                self._apply(manifests.service(self._base, current.release))
             tell(f"{self._base.server} ends, and starts with {release.title} in its place")
             self._rollouts.roll(wanted.server, tell)
         else:
