@@ -108,8 +108,7 @@ class Place:
             reply = httpx.get(f"{target.entrance}/readyz", trust_env=False)
             return reply.headers.get("X-Model-Version")
         finally:
-            while target._relays:
-                target._relays.popitem()[1].close()
+            target._reach.close()
 
 
 def release(version: str) -> Release:

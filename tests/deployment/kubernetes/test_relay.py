@@ -8,8 +8,12 @@ import httpx
 import pytest
 
 from tests.deployment.kubernetes.api_server import Fault, StandIn
-from tests.deployment.kubernetes.conftest import Place
+from tests.deployment.kubernetes.conftest import Place, release
+from text2sql.config import KubernetesSection
+from text2sql.deployment.kubernetes.reach import Reach
 from text2sql.deployment.kubernetes.relay import Relay
+from text2sql.deployment.kubernetes.waiting import Pace
+from text2sql.errors import DeploymentError
 
 
 @pytest.fixture
@@ -48,3 +52,30 @@ def test_our_credentials_stay_on_the_way_to_the_api_server(relay: Relay, stand_i
     assert headers["X-API-Key"] == "t2s_key"
     assert "Cookie" not in headers
     assert headers.get("authorization", headers.get("Authorization")) == "Bearer secret", "that of the kubeconfig"
+
+
+def test_a_pod_asks_the_service_by_name_and_others_through_the_api_server(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    def address(how: str) -> str:
+        found = Reach(place.cluster(), KubernetesSection(reach=how), Pace())
+        try:
+            return found.address_of("text2sql", 80)
+        finally:
+            found.close()
+
+    name = f"http://text2sql.{place.namespace}.svc:80"
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert address("cluster") == name
+    assert address("auto").startswith("http://127.0.0.1:")
+    found = Reach(place.cluster(), KubernetesSection(), Pace())
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert found.address_of("text2sql", 80) == name
+
+
+def test_a_service_that_goes_on_answering_with_another_version_is_told_of(place: Place):
+    place.deploy("1")
+    found = Reach(place.cluster(), KubernetesSection(reach="api"), Pace(0.01, answer=0.3))
+    with pytest.raises(DeploymentError, match="does not answer with version 2 within 0.3 s, but 200 of version 1"):
+        found.answers("text2sql", 80, release("2"))
+    found.close()

@@ -60,6 +60,10 @@ class Rendered:
         return str(self.service["metadata"]["name"])
 
     @property
+    def port(self) -> int:
+        return int(self.service["spec"]["ports"][0]["port"])
+
+    @property
     def server(self) -> str:
         return str(self.deployment["metadata"]["name"])
 

@@ -15,22 +15,19 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
-
 from text2sql.config import DeploySection
 from text2sql.deployment import artifacts
 from text2sql.deployment.checks import Tell
 from text2sql.deployment.kubernetes import manifests
-from text2sql.deployment.kubernetes.api import Cluster, Manifest, is_pod
+from text2sql.deployment.kubernetes.api import Cluster, Manifest
 from text2sql.deployment.kubernetes.lease import Lease, held
 from text2sql.deployment.kubernetes.manifests import CANDIDATE, COMPONENT, RELEASE, Rendered, Served, Source
-from text2sql.deployment.kubernetes.relay import Relay
+from text2sql.deployment.kubernetes.reach import Reach
 from text2sql.deployment.kubernetes.rollout import containers, troubles, unfinished
 from text2sql.deployment.kubernetes.waiting import Pace, Rollouts
 from text2sql.deployment.release import Release
 from text2sql.deployment.target import Serving, Status
 from text2sql.errors import DeploymentError
-from text2sql.serving.observe import VERSION_HEADER
 
 GONE_SECONDS = 180.0
 """Beyond a pod's own grace period."""
@@ -67,17 +64,17 @@ class KubernetesTarget:
         self._lease: Lease | None = None
         self._wanted: Served | None = None
         self._before: tuple[Served | None, Served | None] = (None, None)
-        self._relays: dict[str, Relay] = {}
+        self._reach = Reach(self._cluster, self._settings, self._pace)
 
     @property
     def address(self) -> str:
         """As Target."""
-        return self._settings.address or self._in_cluster(self._base.name)
+        return self._settings.address or self._reach.name_of(self._base.name, self._base.port)
 
     @property
     def entrance(self) -> str:
         """As Target."""
-        return self._reach(self._base.name)
+        return self._reach.address_of(self._base.name, self._base.port)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -88,8 +85,7 @@ class KubernetesTarget:
                 yield
             finally:
                 self._lease = None
-                while self._relays:
-                    self._relays.popitem()[1].close()
+                self._reach.close()
 
     def status(self) -> Status:
         """As Target."""
@@ -239,37 +235,7 @@ class KubernetesTarget:
         return self._cluster.apply(manifest, self._settings.take_over)
 
     def _answers(self, service: str, release: Release) -> str:
-        """Wait until a Service answers with a release alone, and return its address from here."""
-        address, steady, last = self._reach(service), 0, "nothing"
-        deadline = time.monotonic() + self._pace.answer
-        with httpx.Client(base_url=address, timeout=10.0, trust_env=False) as client:
-            while steady < self._pace.steady:
-                if time.monotonic() > deadline:
-                    raise DeploymentError(
-                        f"Service {service} does not answer with version {release.version} within "
-                        f"{self._pace.answer:g} s, but {last} (asked at {address}; deploy.kubernetes.reach says how)"
-                    )
-                try:
-                    reply = client.get("/readyz")
-                    found = reply.headers.get(VERSION_HEADER, "none")
-                    last = f"{reply.status_code} of version {found}"
-                    steady = steady + 1 if reply.is_success and found == release.version else 0
-                except httpx.HTTPError as error:
-                    last, steady = type(error).__name__, 0
-                time.sleep(self._pace.poll / 4)
-        return address
-
-    def _reach(self, service: str) -> str:
-        how = self._settings.reach
-        if how == "cluster" or (how == "auto" and is_pod()):
-            return self._in_cluster(service)
-        if service not in self._relays:
-            self._relays[service] = Relay(self._cluster, service)
-        return self._relays[service].address
-
-    def _in_cluster(self, service: str) -> str:
-        port = self._base.service["spec"]["ports"][0]["port"]
-        return f"http://{service}.{self._cluster.namespace}.svc:{port}"
+        return self._reach.answers(service, self._base.port, release)
 
     def _clear_candidate(self) -> None:
         self._cluster.delete("Deployment", CANDIDATE)
