@@ -22,10 +22,10 @@ export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 endif
 
-.PHONY: help install train test serve deploy status stop vllm lint lock clean
+.PHONY: help install train test serve deploy status stop vllm lint k8s-lint lock clean
 
 help: ## List the chores
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install the pinned requirements (once, and again when they change)
 
@@ -69,6 +69,9 @@ lint: install ## Run the linters alone: ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+k8s-lint: install ## Render every overlay of k8s/ and say what a cluster would refuse
+	$(BIN)/python k8s/check.py $(ARGS)
 
 # torch's build is each machine's own choice, so neither a mark such as +cpu nor the libraries of its CUDA build are pinned;
 # torch itself pins these, exactly.

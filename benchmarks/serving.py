@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -33,20 +34,21 @@ from text2sql.serving.supervisor import free_port
 
 PROJECT = Path(__file__).parents[1]
 CONFIG = PROJECT / "configs" / "tiny.yaml"
-MODEL = PROJECT / "assets" / "tiny-mistral"
+BASE = PROJECT / "assets" / "tiny-mistral"
+NAME = "tiny"
 VLLM = PROJECT / ".venv-vllm" / "bin" / "python"
 TOKENS = 128
 CLAIM = 4.0
 
 
-def recipe() -> Any:
+def recipe(folder: Path) -> Any:
     """FastAPI around model.generate, as tutorials have it: the handler blocks until its answer is there."""
     import torch
     from fastapi import Body, FastAPI
 
     from text2sql.training.model import load_for_inference
 
-    model, tokenizer = load_for_inference(MODEL)
+    model, tokenizer = load_for_inference(folder)
     app = FastAPI()
 
     @app.get("/health")
@@ -63,13 +65,13 @@ def recipe() -> Any:
     return app
 
 
-def serve_recipe(port: int, threads: int) -> None:
+def serve_recipe(folder: Path, port: int, threads: int) -> None:
     import torch
     import uvicorn
 
     if threads:
         torch.set_num_threads(threads)
-    uvicorn.run(recipe(), host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(recipe(folder), host="127.0.0.1", port=port, log_level="warning")
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ class Server:
 
 
 def completion(row: Row) -> dict[str, Any]:
-    return {"model": MODEL.name, "prompt": row.prompt, "max_tokens": TOKENS, "temperature": 0}
+    return {"model": NAME, "prompt": row.prompt, "max_tokens": TOKENS, "temperature": 0}
 
 
 def chat(row: Row) -> dict[str, Any]:
     """The same prompt, made by the API itself, which asks once more where the guard finds a fault."""
     messages = [{"role": "system", "content": row.context}, {"role": "user", "content": row.question}]
-    return {"model": MODEL.name, "messages": messages, "max_tokens": TOKENS}
+    return {"model": NAME, "messages": messages, "max_tokens": TOKENS}
 
 
 @contextlib.contextmanager
@@ -117,11 +119,14 @@ def running(name: str, health: str, *words: str) -> Iterator[str]:
 
 def start_all(stack: contextlib.ExitStack, arguments: argparse.Namespace) -> dict[str, Server]:
     """The recipe, our API, and where it is installed vLLM, alone and behind our API; all by real commands."""
-    api = ("-m", "text2sql", "serve", "--model", str(MODEL), "--set", f"batch_size={arguments.clients}")
+    model = str(model_folder(Path(stack.enter_context(tempfile.TemporaryDirectory()))))
+    api = ("-m", "text2sql", "serve", "--model", model, "--set", f"batch_size={arguments.clients}")
     servers = {}
     for threads in arguments.recipe_threads:
         name = f"recipe, {threads or 'all'} threads"
-        url = stack.enter_context(running(name, "/health", __file__, "--serve-recipe", "--threads", str(threads)))
+        url = stack.enter_context(
+            running(name, "/health", __file__, "--serve-recipe", model, "--threads", str(threads))
+        )
         servers[name] = Server(url, "/v1/completions", completion)
     servers["our API"] = Server(stack.enter_context(running("our API", "/readyz", *api)), "/v1/chat/completions", chat)
     if VLLM.exists() and not arguments.without_vllm:
@@ -146,19 +151,31 @@ class Row:
     @property
     def prompt(self) -> str:
         from text2sql.data.prompt import render_prompt
-        from text2sql.serving.chat import ChatRequest
-        from text2sql.training.recipe import Recipe
 
-        question, schema = ChatRequest.model_validate(chat(self)).question_and_schema()  # as the API reads it
-        return render_prompt(Recipe().prompt_template, schema, question)
+        return render_prompt(settings().data.prompt_template, self.context, self.question)
+
+
+def settings(*overrides: str) -> Any:
+    from text2sql.config_file import load_settings
+
+    return load_settings(CONFIG, list(overrides))
+
+
+def model_folder(parent: Path) -> Path:
+    """The embedded base, which wants to be asked as what `make train` makes of it."""
+    from text2sql.training.recipe import recipe_of, write_recipe
+
+    folder = parent / NAME
+    shutil.copytree(BASE, folder)
+    write_recipe(folder, recipe_of(settings()))
+    return folder
 
 
 def rows(count: int) -> list[Row]:
     """Of the part of the generator that the embedded base knows, so that few answers need a repair."""
-    from text2sql.config_file import load_settings
     from text2sql.data.load import load_rows
 
-    found = load_rows(load_settings(CONFIG, [f"data.synthetic.rows={count}", "data.synthetic.profile=base"]).data)
+    found = load_rows(settings(f"data.synthetic.rows={count}", "data.synthetic.profile=base").data)
     return [Row(*pair) for pair in zip(found["context"][:], found["question"][:], strict=True)][:count]
 
 
@@ -239,12 +256,12 @@ def main() -> None:
     parser.add_argument("--vllm", default="--dtype float32", help="arguments for vLLM (default: %(default)s)")
     parser.add_argument("--without-vllm", action="store_true")
     parser.add_argument("--json", action="store_true", help="figures on stdout as JSON")
-    parser.add_argument("--serve-recipe", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve-recipe", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve_recipe:
-        serve_recipe(arguments.port, arguments.threads)
+        serve_recipe(arguments.serve_recipe, arguments.port, arguments.threads)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`: no server is left
     figures = figures_of(compare(arguments), arguments.requests)

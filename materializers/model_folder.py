@@ -16,9 +16,9 @@ from materializers.html import page
 from materializers.transfer import receive_folder, send_folder
 from materializers.types import ModelFolder
 from text2sql.data.files import combined_checksum, list_files, new_folder, sha256_folder
+from text2sql.deployment.artifacts import FILES, MANIFEST
 from text2sql.errors import ModelError
 
-MANIFEST = "manifest.json"
 KEPT_ENTRIES = 4
 KEPT_SECONDS = 24 * 3600
 """The cache keeps this many models, and every one that was asked for within this time."""
@@ -57,7 +57,7 @@ class ModelFolderMaterializer(PageMaterializer):
 
     def save(self, data: ModelFolder) -> None:
         ours = cache_folder() in data.path.resolve().parents
-        checksums = send_folder(data.path, f"{self.uri}/files", link=ours)
+        checksums = send_folder(data.path, f"{self.uri}/{FILES}", link=ours)
         if combined_checksum(checksums) != data.digest:
             raise ModelError(f"{data.path} changed while it was stored; run the command again")
         with self.artifact_store.open(f"{self.uri}/{MANIFEST}", "w") as file:
@@ -75,7 +75,7 @@ class ModelFolderMaterializer(PageMaterializer):
         if not _is_whole(place, digest):
             shutil.rmtree(place, ignore_errors=True)
             with new_folder(cache_folder()) as incoming:
-                checksums = receive_folder(f"{self.uri}/files", incoming, link=True)
+                checksums = receive_folder(f"{self.uri}/{FILES}", incoming, link=True)
                 if combined_checksum(checksums) != digest:
                     raise ModelError(
                         f"the stored model {self.uri} is damaged (SHA-256 differs); run again with --no-cache"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from text2sql.config_file import load_settings
-from text2sql.deployment.local import LocalTarget
+from text2sql.deployment.targets import target_of
 
 if TYPE_CHECKING:
     from pipelines.launch import Finished
@@ -25,7 +25,7 @@ EXAMPLE = (
 def act(what: str, config: Path, overrides: list[str]) -> int:
     """status, stop or rollback; the exit code."""
     settings = load_settings(config, overrides)
-    target = LocalTarget(settings.name, settings.deploy)
+    target = target_of(settings)
     if what == "stop":
         target.stop(_tell)
         return 0

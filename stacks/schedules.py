@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from stacks.cron import UTC as IN_UTC
-from stacks.cron import Cron, check_zone, parse_cron, to_utc
 from stacks.place import Place, reachable, sources_from_here, zenml_client
+from text2sql.deployment.kubernetes.cron import UTC as IN_UTC
+from text2sql.deployment.kubernetes.cron import Cron, check_zone, parse_cron, to_utc
 from text2sql.errors import StackError
 from text2sql.inputs import PROJECT
 

@@ -1,6 +1,6 @@
 """The judged model goes live, if its gate passed and it is what was judged."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from zenml import get_step_context, step
 
@@ -12,6 +12,9 @@ from text2sql.config import Settings
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
 
+if TYPE_CHECKING:
+    from text2sql.deployment.kubernetes.target import StoredModel
+
 
 # Never from the cache: what serves changes without a change of code or settings.
 @step(enable_cache=False, output_materializers=DeploymentMaterializer)
@@ -20,16 +23,16 @@ def deploy(
 ) -> Annotated[DeploymentCard, "deployment"]:
     """Start it beside what serves, check its answers, move the address over, and mark the version."""
     from text2sql.deployment.checks import questions_of
-    from text2sql.deployment.local import LocalTarget
     from text2sql.deployment.release import release_of
     from text2sql.deployment.target import Limits
     from text2sql.deployment.target import deploy as take_live
+    from text2sql.deployment.targets import target_of
 
     version, section = _version(), settings.deploy
     announce("deploy", f"version {version} of {settings.name}")
     release = release_of(settings.name, version, merged_model.digest, evaluation, verdict)
     deployed = take_live(
-        LocalTarget(settings.name, section),
+        target_of(settings, _stored() if section.target == "kubernetes" else None),
         release,
         merged_model.path,
         questions_of(evaluation, section.parity_rows),
@@ -47,6 +50,21 @@ def _version() -> str:
         return str(get_step_context().model.number)
     except RuntimeError:  # called by itself, outside a pipeline
         return "none"
+
+
+def _stored() -> "StoredModel | None":
+    """Where model and adapter of this version lie in the artifact store."""
+    from text2sql.deployment.kubernetes.manifests import Source
+    from text2sql.deployment.kubernetes.target import StoredModel
+
+    try:
+        context = get_step_context()
+    except RuntimeError:
+        return None
+    [merged] = context.inputs["merged_model"]
+    adapter = context.model.get_artifact("adapter")
+    found = Source(adapter.uri, str(adapter.run_metadata["sha256"])) if adapter is not None else None
+    return StoredModel(merged.uri, found)
 
 
 def _mark() -> None:

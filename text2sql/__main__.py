@@ -6,6 +6,7 @@ import typer
 
 from text2sql.cli.benchmark import benchmark
 from text2sql.cli.data import peek, prepare
+from text2sql.cli.fetch import fetch
 from text2sql.cli.key import key
 from text2sql.cli.serve import serve
 
@@ -14,10 +15,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.callback()
 def commands() -> None:
-    """Look at data, prepare it, judge models and serve them."""
+    """Look at data, prepare it, judge models, fetch and serve them."""
 
 
-for command in (peek, prepare, benchmark, serve, key):
+for command in (peek, prepare, benchmark, serve, key, fetch):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -405,9 +405,32 @@ class WandbSection(Section):
     """W&B run; the ZenML run's name when empty."""
 
 
-class DeploySection(Section):
-    """Where a judged model goes live on this machine, and what it must show first."""
+class KubernetesSection(Section):
+    """The cluster in which a judged model goes live."""
 
+    context: str | None = None
+    """Context of the kubeconfig; empty: in a pod its own account, elsewhere the kubeconfig's current context."""
+    namespace: Name = "text2sql"
+    """Where the server runs; an administrator makes it."""
+    manifests: Path = Path("k8s/overlays/gpu-single")
+    """How the server looks: a kustomize folder, or a file that was rendered from one."""
+    store: str | None = None
+    """Where released models are kept for pods, s3://bucket/models; empty: they fetch from ZenML's artifact store."""
+    address: str | None = None
+    """What clients use, https://text2sql.example.com; empty: the Service's name in the cluster."""
+    reach: Literal["auto", "cluster", "api"] = "auto"
+    """How the new server is asked: by the Service's name (cluster) or through the API server; auto: what fits here."""
+    take_over: bool = False
+    """Take fields of Deployment and Service over from whoever else manages them."""
+
+
+class DeploySection(Section):
+    """Where a judged model goes live, and what it must show first."""
+
+    target: Literal["local", "kubernetes"] = "local"
+    """local: this machine, as host, port, engine, api_keys, keep_previous and server say; or a Kubernetes cluster."""
+    kubernetes: KubernetesSection = KubernetesSection()
+    """The cluster."""
     host: Name = "127.0.0.1"
     """Address that clients use; another than loopback needs api_keys."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
@@ -470,6 +493,10 @@ class Settings(Section):
             found.append(
                 f"model.bnb_4bit_compute_dtype {self.model.bnb_4bit_compute_dtype} contradicts training.precision "
                 f"{self.training.precision}; set the former to auto"
+            )
+        if self.deploy.target == "kubernetes" and self.deploy.keep_previous == "running":
+            found.append(
+                "deploy.keep_previous running is for deploy.target local; a cluster starts the previous release again"
             )
         if not self.deploy.on_loopback and self.deploy.api_keys is None:
             found.append(

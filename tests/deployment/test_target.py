@@ -15,8 +15,9 @@ import pytest
 
 from text2sql.deployment.checks import Question, Tell
 from text2sql.deployment.release import Release
-from text2sql.deployment.target import VERSION_HEADER, Limits, Serving, Status, deploy
+from text2sql.deployment.target import Limits, Serving, Status, deploy
 from text2sql.errors import DeploymentError
+from text2sql.serving.observe import VERSION_HEADER
 
 QUESTIONS = [Question(f"question {i}", "CREATE TABLE t (c INTEGER)", f"SELECT {i} FROM t", True) for i in range(10)]
 LIMITS = Limits(min_agreement=0.9, check_seconds=20.0)
@@ -94,6 +95,8 @@ class StandIn:
     @property
     def address(self) -> str:
         return self.current.address if self.current else "http://127.0.0.1:9"
+
+    entrance = address
 
     def _may_fail(self, what: str) -> None:
         if what in self.faults:

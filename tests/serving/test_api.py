@@ -67,6 +67,14 @@ def test_generate_answers_with_checked_sql(client: httpx.Client):
     assert said["request_id"] == response.headers["x-request-id"] == "a.b-1"
 
 
+def test_every_reply_names_the_version_where_it_is_known(client: httpx.Client):
+    assert "x-model-version" not in client.get("/healthz").headers
+    with running(ScriptedEngine(), model_version="7") as server, server.client() as versioned:
+        for path, status in (("/healthz", 200), ("/nowhere", 404)):
+            reply = versioned.get(path)
+            assert (reply.status_code, reply.headers["x-model-version"]) == (status, "7")
+
+
 def test_prompt_is_the_one_of_training(client: httpx.Client, server: Running):
     from text2sql.config import DEFAULT_PROMPT
     from text2sql.data.prompt import render_prompt

@@ -69,7 +69,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, re
     path = head.split()[1]
     answer: tuple[int, object] | None
     if path == "/v1/models":
-        answer = (200, {"data": [{"id": "m", "max_model_len": 128}]})
+        answer = (200, {"data": [{"id": name, "max_model_len": 128} for name in ("m", "adapter")]})
     elif path == "/health":
         answer = (200, {})
     else:
@@ -81,7 +81,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, re
         await writer.drain()
 
 
-def against(tiny_model: Path, reply: Reply, work: Callable[[VllmEngine], Awaitable[T]], **options: float) -> T:
+def against(tiny_model: Path, reply: Reply, work: Callable[[VllmEngine], Awaitable[T]], **options: float | str) -> T:
     async def main() -> T:
         async with (
             misbehaving(reply) as url,
@@ -125,6 +125,20 @@ def test_a_request_carries_the_tokens_that_trained_and_every_option(tiny_model: 
         "cache_salt": "ann's",
     }
     assert seen[0].items() >= wanted.items()
+
+
+def test_an_adapter_beside_its_base_is_asked_for_by_name(tiny_model: Path):
+    seen: list[object] = []
+
+    async def reply(_: str, body: dict[str, object]) -> tuple[int, object]:
+        seen.append(body["model"])
+        return 200, choice()
+
+    for options in ({}, {"model": "adapter"}):
+        against(tiny_model, reply, lambda engine: engine.generate(["SELECT"], ASK), **options)
+    assert seen == ["m", "adapter"]
+    with pytest.raises(EngineDead, match="has no model 'other'"):
+        against(tiny_model, reply, lambda engine: engine.generate(["SELECT"], ASK), model="other")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class LocalTarget:
         self._gateway = GatewayClient(self._folder)
         self._command = command or partial(serve_command, section)
         host = f"[{section.host}]" if ":" in section.host else section.host
-        self.address = f"http://{_reachable(host)}:{section.port}"
+        self.address = self.entrance = f"http://{_reachable(host)}:{section.port}"
 
     def alone(self) -> AbstractContextManager[None]:
         """As Target."""

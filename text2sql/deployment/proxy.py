@@ -16,8 +16,8 @@ import httpx
 
 from text2sql.deployment.backend import Backend
 from text2sql.deployment.listener import told, unavailable
-from text2sql.deployment.target import VERSION_HEADER
 from text2sql.serving.intake import slow
+from text2sql.serving.observe import VERSION_HEADER
 from text2sql.serving.problems import Problem
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,8 @@ from typing import Protocol
 from text2sql.deployment.checks import Asker, Parity, Question, Tell
 from text2sql.deployment.release import Release
 from text2sql.errors import DeploymentError, Text2SQLError
+from text2sql.serving.observe import VERSION_HEADER
 
-VERSION_HEADER = "X-Model-Version"
-"""Of every reply from a stable address."""
 VERIFY_SECONDS = 30.0
 """Clients wait for the same server by then."""
 
@@ -53,8 +52,13 @@ class Status:
 class Target(Protocol):
     """Where releases serve. Every method returns within bounded time, and raises DeploymentError."""
 
-    address: str
-    """The stable one: clients never need another."""
+    @property
+    def address(self) -> str:
+        """The stable one: clients never need another."""
+
+    @property
+    def entrance(self) -> str:
+        """The same as it is reached from here."""
 
     def alone(self) -> AbstractContextManager[None]:
         """While it is held nobody else changes anything here."""
@@ -161,7 +165,7 @@ def _check(parity: Parity, limits: Limits) -> None:
 
 def _verify(target: Target, release: Release, questions: Sequence[Question], limits: Limits) -> None:
     """Through the stable address, as clients come."""
-    with Asker(target.address, min(limits.check_seconds, VERIFY_SECONDS), patient=False) as asker:
+    with Asker(target.entrance, min(limits.check_seconds, VERIFY_SECONDS), patient=False) as asker:
         reply = asker.smoke(questions)
     if (told := reply.headers.get(VERSION_HEADER)) != release.version:
         raise DeploymentError(f"{target.address} answers with version {told or 'unknown'}")

@@ -69,7 +69,7 @@ def create_app(
     hosts = settings.allowed_hosts or (LOOPBACK if app.state.keys is None and settings.on_loopback else ())
     limits = {"": settings.max_body_bytes, "/schema": settings.max_upload_bytes}
     app.add_middleware(Intake, hosts=hosts, limits=limits)
-    app.add_middleware(Observe, metrics=service.metrics)
+    app.add_middleware(Observe, metrics=service.metrics, version=settings.model_version)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 

@@ -53,6 +53,7 @@ def build_engine(settings: ServerSettings) -> Engine:
         settings.engine_url or _vllm_server(settings, port=0),
         tokenizer=tokenizer if settings.engine_url else None,
         api_key=os.environ.get("VLLM_API_KEY"),
+        model=settings.engine_model,
         batch_size=settings.batch_size,
         queue_size=settings.queue_size,
         timeout=settings.request_timeout,

@@ -42,10 +42,14 @@ class ServerSettings(BaseSettings):
     """Run Python code that comes with the model."""
     served_name: str | None = None
     """What /v1/models calls the model; the folder's name when empty."""
+    model_version: str | None = None
+    """What X-Model-Version says in every reply; left out when empty."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """Who generates: transformers in this process, or a vLLM server."""
     engine_url: str | None = None
     """A vLLM server that runs already, http://host:port; without it one is started and kept."""
+    engine_model: str | None = None
+    """What is asked for there, such as an adapter of --lora-modules; the first that it names when empty."""
     vllm_python: Path = Path(".venv-vllm/bin/python")
     """The Python of vLLM's environment, which `make vllm` sets up."""
     vllm_log: Path = Path("vllm.log")

@@ -44,6 +44,7 @@ class VllmEngine(Lifecycle):
 
     Args:
         tokenizer: of a server by address, the model whose tokenizer it is.
+        model: what is asked for, where the server names several; else the first.
         batch_size: completions in flight; more wait here, where they can be counted and refused.
         queue_size: completions that may wait.
         timeout: seconds for a request once it is sent.
@@ -55,6 +56,7 @@ class VllmEngine(Lifecycle):
         server: VllmServer | str,
         *,
         tokenizer: ModelSection | None = None,
+        model: str | None = None,
         api_key: str | None = None,
         batch_size: int = 64,
         queue_size: int = 256,
@@ -63,6 +65,7 @@ class VllmEngine(Lifecycle):
     ) -> None:
         self.name = ""
         self.max_tokens = 0
+        self._wanted = model
         self._server = None if isinstance(server, str) else server
         self._url = server if isinstance(server, str) else server.url
         self._source = tokenizer
@@ -95,11 +98,12 @@ class VllmEngine(Lifecycle):
         """Name and longest sequence of the model of that name, else of the first that the server has."""
         try:
             cards = {str(card["id"]): card for card in (await self._client.get("/v1/models")).json()["data"]}
-            name = wanted if wanted in cards else next(iter(cards))
+            name = self._wanted or (wanted if wanted in cards else next(iter(cards)))
             base = cards.get(cards[name].get("parent"), cards[name])  # an adapter is as long as its base
             return name, int(base.get("max_model_len") or 0)
         except (AttributeError, KeyError, StopIteration, TypeError, ValueError) as error:
-            raise EngineDead(f"{self._url} does not name its models as vLLM does") from error
+            which = f" has no model {self._wanted!r}, or" if self._wanted else ""
+            raise EngineDead(f"{self._url}{which} does not name its models as vLLM does") from error
 
     @property
     def _client(self) -> VllmClient:

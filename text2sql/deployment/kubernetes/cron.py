@@ -63,27 +63,30 @@ class Cron:
         return all(len(values) == f.high - f.low + 1 for values, f in zip(self.values[2:], FIELDS[2:], strict=True))
 
 
-def parse_cron(text: str) -> Cron:
+def parse_cron(text: str, where: str = "--schedule") -> Cron:
     """Check a cron expression.
+
+    Args:
+        where: who says it, for the message.
 
     Raises:
         ConfigError: what is wrong, with what to write instead.
     """
     words = text.split()
     if problem := _shape_problem(words):
-        raise ConfigError([f"--schedule {text!r}: {problem}"])
+        raise ConfigError([f"{where} {text!r}: {problem}"])
     values, problems = [], []
     for word, part in zip(words, FIELDS, strict=True):
         try:
             values.append(_values(word, part))
         except ValueError as error:
-            problems.append(f"--schedule {text!r}: {part.title} {word!r}: {error}")
+            problems.append(f"{where} {text!r}: {part.title} {word!r}: {error}")
     if problems:
         raise ConfigError(problems)
     _, _, days, months, weekdays = values
     if len(weekdays) == 7 and min(days) > max(LONGEST.get(month, 31) for month in months):
         names = ", ".join(MONTHS[month - 1] for month in sorted(months))
-        raise ConfigError([f"--schedule {text!r} never comes: day {min(days)} is in none of the months {names}"])
+        raise ConfigError([f"{where} {text!r} never comes: day {min(days)} is in none of the months {names}"])
     return Cron(" ".join(words).upper(), tuple(values))
 
 

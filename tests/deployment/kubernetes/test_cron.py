@@ -10,7 +10,7 @@ from croniter import croniter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stacks.cron import FIELDS, check_zone, parse_cron, to_utc
+from text2sql.deployment.kubernetes.cron import FIELDS, check_zone, parse_cron, to_utc
 from text2sql.errors import ConfigError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,0 +1,55 @@
+"""Two deployments at once: one of them, whatever the other one is up to."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.deployment.kubernetes.api_server import Fault, StandIn
+from tests.deployment.kubernetes.conftest import Place
+from text2sql.deployment.kubernetes.lease import NAME, held
+from text2sql.errors import DeploymentError
+
+
+def test_a_second_one_is_refused_until_the_first_has_ended(place: Place):
+    with held(place.cluster()):
+        with pytest.raises(DeploymentError, match=r"another deployment is under way in namespace .* process \d+"):
+            place.deploy("1")
+        with pytest.raises(DeploymentError, match="under way"):
+            place.target().rollback(place.tell)
+    assert place.cluster().get("Lease", NAME) is None
+    with held(place.cluster()) as lease:
+        lease.check()
+
+
+def test_a_dead_ones_lease_is_taken_over_and_a_live_one_renews(place: Place):
+    renewed = (datetime.now(UTC) - timedelta(seconds=5)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    spec = {"holderIdentity": "dead", "leaseDurationSeconds": 4, "renewTime": renewed}
+    place.cluster().create(
+        {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": NAME}, "spec": spec}
+    )
+    with held(place.cluster(), seconds=1) as lease:
+        first = place.get("Lease", NAME)["spec"]
+        assert first["holderIdentity"] != "dead"
+        time.sleep(1.2)
+        assert place.get("Lease", NAME)["spec"]["renewTime"] > first["renewTime"]
+        lease.check()
+
+
+def test_one_that_was_taken_away_is_noticed_before_anything_goes_live(place: Place, stand_in: StandIn):
+    with held(place.cluster(), seconds=1) as lease:
+        stand_in.edit("Lease", NAME, "other", {"spec": {"holderIdentity": "other"}})
+        time.sleep(0.6)
+        with pytest.raises(DeploymentError, match="another deployment has taken over"):
+            lease.check()
+    assert place.get("Lease", NAME)["spec"]["holderIdentity"] == "other", "what is another's stays"
+
+
+def test_one_that_cannot_be_renewed_is_noticed(place: Place, stand_in: StandIn):
+    with held(place.cluster(), 1) as lease:
+        stand_in.faults.append(Fault("GET", "leases", 500, times=5))
+        time.sleep(1.8)
+        with pytest.raises(DeploymentError, match="could not be renewed: the API server"):
+            lease.check()

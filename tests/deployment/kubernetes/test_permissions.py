@@ -1,0 +1,66 @@
+"""The Role of k8s/base grants what the deploy step does, and is never asked for more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from tests.deployment.kubernetes.api_server import StandIn
+from tests.deployment.kubernetes.conftest import Place
+from text2sql.errors import DeploymentError
+
+ROLE = yaml.safe_load((Path(__file__).parents[3] / "k8s" / "base" / "role-deploy.yaml").read_text("utf-8"))
+VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
+PATH = re.compile(
+    r"/(?:api|apis/(?P<group>[^/]+))/v1/namespaces/test/(?P<kind>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>log|proxy))?.*"
+)
+
+
+def asked(requests: list[tuple[str, str]]) -> Iterator[tuple[str, str, str, str]]:
+    """Verb, group, resource and name, as the API server takes a request for its authoriser."""
+    for method, target in requests:
+        match = PATH.fullmatch(urlsplit(target).path)
+        assert match is not None, target
+        group, kind, name, sub = match["group"] or "", match["kind"], match["name"] or "", match["sub"]
+        verb = "list" if method == "GET" and not name else VERBS[method]
+        yield verb, group, f"{kind}/{sub}" if sub else kind, name
+
+
+def grants(rule: dict[str, Any], verb: str, group: str, resource: str, name: str) -> bool:
+    named = rule.get("resourceNames")
+    return (
+        verb in rule["verbs"]
+        and group in rule["apiGroups"]
+        and resource in rule["resources"]
+        and (named is None or name in named)
+    )
+
+
+def test_what_is_done_is_granted_and_what_is_granted_is_done(either: Place, stand_in: StandIn):
+    either.deploy("1")
+    for behaviour in ("crash", "wrong"):
+        with pytest.raises(DeploymentError):
+            either.deploy("2", behaviour)
+    either.deploy("3")
+    either.target().rollback(either.tell)
+    either.target().status()
+    either.target().stop(either.tell)
+    done = {*asked(stand_in.requests)} | {("update", "coordination.k8s.io", "leases", "text2sql-deploy")}
+    done |= {("create", group, kind, "") for verb, group, kind, name in done if verb == "patch"}  # made by an apply
+    refused = {one for one in done if not any(grants(rule, *one) for rule in ROLE["rules"])}
+    assert not refused
+    idle = [
+        (verb, resource)
+        for rule in ROLE["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if not any(grants(rule, *one) and (one[0], one[1], one[2]) == (verb, group, resource) for one in done)
+    ]
+    assert not idle, "least privilege"
