@@ -63,6 +63,16 @@ def scripted(seconds: float = 0.0) -> list[str]:
     return [sys.executable, "-c", SCRIPTED, str(seconds)]
 
 
+def _hears_ctrl_c() -> None:
+    """A shell has its jobs in the background ignore it, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _as_in_a_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    _hears_ctrl_c()
+
+
 class Terminal:
     """A process in a pseudo-terminal of its own."""
 
@@ -71,7 +81,7 @@ class Terminal:
         termios.tcsetwinsize(slave, (40, 100))
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=env, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads here
+            preexec_fn=_as_in_a_terminal,  # noqa: PLW1509 - no threads here
         )  # fmt: skip
         os.close(slave)
         self.raw = ""
@@ -320,7 +330,7 @@ def test_nothing_invalid_goes_out(tmp_path: Path):
 def test_ctrl_c_in_a_pipe_ends_all(tmp_path: Path):
     process = subprocess.Popen(
         scripted(seconds=30), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=ROOT, env=environment(tmp_path),
+        cwd=ROOT, env=environment(tmp_path), preexec_fn=_hears_ctrl_c,  # noqa: PLW1509 - no threads here
     )  # fmt: skip
     assert process.stdin
     assert process.stderr
