@@ -211,6 +211,14 @@ def test_slow_headers_of_a_later_request_too(front: Front, monkeypatch: pytest.M
         assert answer(raw)[0] == 408
 
 
+def test_slow_headers_that_begin_while_another_request_is_answered(front: Front, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.5)
+    with front.connect() as raw:
+        raw.sendall(f"GET /readyz{HEAD[14:]}\r\nGET /".encode())
+        with raw.makefile("rb") as file:
+            assert file.read().split(b"HTTP/1.1 ")[2].startswith(b"408")
+
+
 def test_headers_that_are_too_long_are_answered_400(front: Front):
     with front.connect() as raw:
         raw.sendall(f"{HEAD}X: {'x' * 40_000}".encode())

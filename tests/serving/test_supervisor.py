@@ -246,8 +246,9 @@ def test_the_keeper_ends_as_its_command_did(tmp_path: Path, code: int, command: 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_outlives_the_supervisor(tmp_path: Path, number: int):
     program = f"""
-        import asyncio, pathlib
+        import asyncio, pathlib, signal
         from tests.serving.test_supervisor import stand_in
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
         async def main():
             await stand_in(pathlib.Path({str(tmp_path)!r})).start()
             print("up", flush=True)

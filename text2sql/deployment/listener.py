@@ -59,6 +59,8 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self.loop.call_later(LINGER_SECONDS, self._hang_up, self.cycle)
+        elif self._late is None and self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._expect_head()  # the next request has begun while this one was answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
