@@ -87,7 +87,7 @@ class Resources(Section):
     shared_memory: Quantity | None = None
     """Size of /dev/shm, which counts as memory; data loaders and NCCL need more than the 64 MiB that pods get."""
     volumes: dict[Name, Mount] = Field(default_factory=dict)
-    """Where persistent volume claims are mounted: {text2sql-work: /work}."""
+    """Where persistent volume claims are mounted: {text2sql-work: /mnt/text2sql}."""
     node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = ()

@@ -90,9 +90,9 @@ def test_an_input_that_is_gone_is_told(settings: Settings, tmp_path: Path):
 def test_paths_of_other_machines_stay_as_they_are(settings: Settings, tmp_path: Path):
     from text2sql.inputs import resolve_inputs
 
-    there = settings.data.model_copy(update={"path": Path("/work/rows.jsonl")})
+    there = settings.data.model_copy(update={"path": Path("/mnt/text2sql/rows.jsonl")})
     resolved = resolve_inputs(settings.model_copy(update={"data": there}), elsewhere=True)
-    assert (resolved.data.path, resolved.data.sha256) == (Path("/work/rows.jsonl"), None)
+    assert (resolved.data.path, resolved.data.sha256) == (Path("/mnt/text2sql/rows.jsonl"), None)
     assert resolved.model.sha256 is not None, "the model is here too, and must be the same there"
     assert resolved.model.name == settings.model.name
     here = resolve_inputs(settings, elsewhere=True)

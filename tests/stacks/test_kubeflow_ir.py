@@ -56,7 +56,7 @@ def test_steps_with_a_model_get_a_gpu_and_all_that_belongs_to_it(package: Any, s
     assert found["nodeSelector"]["labels"] == {"nvidia.com/gpu.product": "NVIDIA-A10G"}
     assert found["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     [volume] = found["pvcMount"]
-    assert (volume["constant"], volume["mountPath"]) == ("text2sql-work", "/work")
+    assert (volume["constant"], volume["mountPath"]) == ("text2sql-work", "/mnt/text2sql")
     [shared] = found["emptyDirMounts"]
     assert (shared["mountPath"], shared["medium"]) == ("/dev/shm", "Memory")
     [secret] = found["secretAsEnv"]
@@ -65,7 +65,7 @@ def test_steps_with_a_model_get_a_gpu_and_all_that_belongs_to_it(package: Any, s
         [{"secretKey": "HF_TOKEN", "envVar": "HF_TOKEN"}],
     )
     environment = {entry["name"]: entry["value"] for entry in container(package, step)["env"]}
-    assert environment["HF_HOME"] == "/work/huggingface"
+    assert environment["HF_HOME"] == "/mnt/text2sql/huggingface"
 
 
 @pytest.mark.parametrize("step", [name for name in PIPELINES["retrain"].steps if name not in GPU_STEPS])

@@ -89,7 +89,7 @@ def test_steps_with_a_model_get_a_gpu_and_all_that_belongs_to_it(on_kubernetes: 
     assert resources["limits"]["memory"] == resources["requests"]["memory"] == "32Gi"
     assert pod(job)["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-A10G"}
     assert pod(job)["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/work", "/dev/shm"}
+    assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/mnt/text2sql", "/dev/shm"}
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod(job)["volumes"]}
     secret = {"secretKeyRef": {"name": "hub-token", "key": "HF_TOKEN"}}
     assert {"name": "HF_TOKEN", "valueFrom": secret} in container["env"]

@@ -207,7 +207,7 @@ def test_a_full_run_on_kubeflow(run: Run, registered: None, kfp: KfpApi, workdir
 
 
 def test_a_step_that_fails_on_kubeflow_is_one_line(run: Run, registered: None, kfp: KfpApi, workdir: Path):
-    config = ("--config", str(workdir / "config.yaml"), "--set", "data.path=/work/not-there.jsonl")
+    config = ("--config", str(workdir / "config.yaml"), "--set", "data.path=/mnt/text2sql/not-there.jsonl")
     line = one_error(run("--pipeline", "train", "--stack", "kubeflow", *config))
     assert "of Kubeflow Pipelines failed (ingest failed)" in line
     assert list(kfp.ran.values())[-1] == ["ingest"], "nothing starts after it"
