@@ -30,6 +30,7 @@ CHECK_SECONDS = 3.0
 _DESCRIBE_SECONDS = 30.0
 _CONNECT_GRACE = 8.0
 """Beyond a query's own time: to connect, to read the schema, to be interrupted."""
+_DEATH_SECONDS = 1.0
 _START_SECONDS = 60.0
 _LINE_BYTES = 64 << 20
 _SCHEMAS = 32
@@ -153,7 +154,7 @@ class GuardPool:
         except TimeoutError:
             return {"raised": "QueryTimeoutError", "words": f"took more than {seconds:g} s and was killed"}
         except (OSError, EOFError, ValueError):
-            code = await process.end()
+            code = await process.died()
             return {"raised": "ExecutionError", "words": how_it_died(code)}
         finally:
             if self._closed:
@@ -228,6 +229,17 @@ class _Process:
         await self.process.stdin.drain()
         said: dict[str, Any] = json.loads(await self._line())
         return said
+
+    async def died(self) -> int | None:
+        """The exit code of one whose pipe has ended.
+
+        To kill it at once would lose the code: Popen.send_signal polls first, and may reap the process before asyncio's
+        own thread does, which then reports 255.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DEATH_SECONDS):
+                await self.process.wait()
+        return await self.end()
 
     async def end(self) -> int | None:
         """Make sure that it is gone; its exit code."""
