@@ -156,6 +156,28 @@ def tiny_settings(folder: Path, workdir: Path, **sections: dict[str, Any]) -> Se
     return Settings.model_validate(values)
 
 
+def pipeline_settings(folder: Path, workdir: Path, seed: int, **sections: dict[str, Any]) -> Settings:
+    """`tiny_settings` for a whole pipeline: 60 generated rows, two steps of training, a gate that everybody passes."""
+    values: dict[str, dict[str, Any]] = {
+        "data": {
+            "dataset_name": "synthetic",
+            "synthetic": {"rows": 60, "seed": seed},
+            "subset_fraction": 1.0,
+            "prompt_template": "{context}\n{question}\n",
+            "train_ratio": 0.6,
+            "val_ratio": 0.2,
+            "test_ratio": 0.2,
+        },
+        "training": {"max_steps": 2, "max_length": 512, "save_steps": 1, "eval_steps": 2},
+        "evaluation": {"max_new_tokens": 8, "databases": 2},
+        "merge": {"parity_rows": 2, "min_agreement": 0.0},
+        "gate": {"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
+    }
+    for section, changes in sections.items():
+        values.setdefault(section, {}).update(changes)
+    return tiny_settings(folder, workdir, **values)
+
+
 @pytest.fixture
 def settings(tiny_model: Path, tmp_path: Path) -> Settings:
     return tiny_settings(tiny_model, tmp_path)

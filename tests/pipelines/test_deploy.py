@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import run
-from tests.training_fixtures import tiny_settings
+from tests.training_fixtures import pipeline_settings
 from text2sql.serving.supervisor import free_port
 
 pytestmark = [
@@ -42,22 +42,10 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def config(workdir: Path, tiny_model: Path, port: int) -> Path:
     """60 generated rows, two steps of training, a gate that everybody passes."""
-    settings = tiny_settings(
+    settings = pipeline_settings(
         tiny_model,
         workdir,
-        data={
-            "dataset_name": "synthetic",
-            "synthetic": {"rows": 60, "seed": 1},
-            "subset_fraction": 1.0,
-            "prompt_template": "{context}\n{question}\n",
-            "train_ratio": 0.6,
-            "val_ratio": 0.2,
-            "test_ratio": 0.2,
-        },
-        training={"max_steps": 2, "max_length": 512, "save_steps": 1, "eval_steps": 2},
-        evaluation={"max_new_tokens": 8, "databases": 2},
-        merge={"parity_rows": 2, "min_agreement": 0.0},
-        gate={"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
+        seed=1,
         deploy={"port": port, "engine": "transformers", "startup_seconds": 300, "server": {"guard_processes": 1}},
     )
     values = settings.model_dump(mode="json") | {"name": NAME, "output_dir": str(workdir / "results")}

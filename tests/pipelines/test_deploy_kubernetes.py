@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import run
 from tests.deployment.kubernetes.conftest import Place, kubeconfig, place  # noqa: F401 - fixtures
-from tests.training_fixtures import tiny_settings
+from tests.training_fixtures import pipeline_settings
 from text2sql.deployment.artifacts import fetch
 from text2sql.deployment.kubernetes import target
 from text2sql.deployment.kubernetes.waiting import Pace
@@ -31,22 +31,10 @@ NAME = "model-in-a-cluster"
 @pytest.fixture
 def config(tmp_path: Path, tiny_model: Path, place: Place) -> Path:  # noqa: F811
     """60 generated rows, two steps of training, a gate that everybody passes, and questions that anybody may answer."""
-    settings = tiny_settings(
+    settings = pipeline_settings(
         tiny_model,
         tmp_path,
-        data={
-            "dataset_name": "synthetic",
-            "synthetic": {"rows": 60, "seed": 1},
-            "subset_fraction": 1.0,
-            "prompt_template": "{context}\n{question}\n",
-            "train_ratio": 0.6,
-            "val_ratio": 0.2,
-            "test_ratio": 0.2,
-        },
-        training={"max_steps": 2, "max_length": 512, "save_steps": 1, "eval_steps": 2},
-        evaluation={"max_new_tokens": 8, "databases": 2},
-        merge={"parity_rows": 2, "min_agreement": 0.0},
-        gate={"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
+        seed=1,
     )
     server = tmp_path / "server.yaml"
     deployment, service = place.manifests("healthy")

@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import run
-from tests.training_fixtures import tiny_settings
+from tests.training_fixtures import pipeline_settings
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,22 +34,11 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(workdir: Path, tiny_model: Path) -> Path:
     """60 generated rows, two steps of training, a gate that everybody passes."""
-    settings = tiny_settings(
+    settings = pipeline_settings(
         tiny_model,
         workdir,
-        data={
-            "dataset_name": "synthetic",
-            "synthetic": {"rows": 60, "seed": 11},
-            "subset_fraction": 1.0,
-            "prompt_template": "{context}\n{question}\n",
-            "train_ratio": 0.6,
-            "val_ratio": 0.2,
-            "test_ratio": 0.2,
-        },
-        training={"max_steps": 2, "max_length": 512, "save_steps": 1, "eval_steps": 2},
-        evaluation={"max_new_tokens": 8, "databases": 2, "few_shot": 1, "resamples": 50},
-        merge={"parity_rows": 2, "min_agreement": 0.0},
-        gate={"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
+        seed=11,
+        evaluation={"few_shot": 1, "resamples": 50},
     )
     values = settings.model_dump(mode="json") | {"name": "test-model", "output_dir": str(workdir / "results")}
     path = workdir / "config.yaml"

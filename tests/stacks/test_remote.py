@@ -18,7 +18,7 @@ from stacks.files import FOLDER
 from tests.stacks import servers
 from tests.stacks.api_server import ApiServer
 from tests.stacks.kfp_api import DROP, PROJECT, KfpApi
-from tests.training_fixtures import tiny_settings
+from tests.training_fixtures import pipeline_settings
 
 pytestmark = [
     pytest.mark.slow,
@@ -112,22 +112,11 @@ def run(environment: dict[str, str], workdir: Path, kfp: KfpApi, cluster: ApiSer
         if stack["orchestrator"]["kind"] == "kubeflow":
             stack["orchestrator"]["host"] = kfp.host
         (folder / path.name).write_text(yaml.safe_dump(stack))
-    settings = tiny_settings(
+    settings = pipeline_settings(
         tiny_model,
         workdir,
-        data={
-            "dataset_name": "synthetic",
-            "synthetic": {"rows": 60, "seed": 3},
-            "subset_fraction": 1.0,
-            "prompt_template": "{context}\n{question}\n",
-            "train_ratio": 0.6,
-            "val_ratio": 0.2,
-            "test_ratio": 0.2,
-        },
-        training={"max_steps": 2, "max_length": 512, "save_steps": 1, "eval_steps": 2},
-        evaluation={"max_new_tokens": 8, "databases": 2, "few_shot": 0, "resamples": 50},
-        merge={"parity_rows": 2, "min_agreement": 0.0},
-        gate={"beats_base": None, "max_vacuous": None, "execution_accuracy": {"min": 0.0}},
+        seed=3,
+        evaluation={"few_shot": 0, "resamples": 50},
     )
     values = settings.model_dump(mode="json") | {"name": NAME, "output_dir": str(workdir / "results")}
     (workdir / "config.yaml").write_text(yaml.safe_dump(values))
