@@ -85,7 +85,7 @@ def rows(section: type[Section], prefix: str) -> Iterator[str]:
 
 
 def configuration() -> str:
-    """The table as it should be: made of nothing but text2sql/config.py."""
+    """The table as it should be: made of nothing but text2sql/config/."""
     parts = ["| key | default | meaning |\n|---|---|---|"]
     parts += [row for row in rows(Settings, "") if row.startswith(("| `name`", "| `output_dir`"))]
     for name, field in Settings.model_fields.items():
