@@ -1,10 +1,12 @@
 """python -m text2sql, through its real entry point."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +199,53 @@ def test_mistakes_are_one_line():
     assert (shown.returncode, shown.stdout) == (2, "")
     assert "did you mean" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT, city TEXT);"
+            "CREATE TABLE purchase (customer_id INTEGER REFERENCES customer (id), total REAL /* net */)"
+        )
+    return path
+
+
+CUSTOMER = "CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT, city TEXT);"
+
+
+def test_a_database_is_shown_as_its_tables(shop: Path):
+    shown = CliRunner().invoke(app, ["schema", str(shop)])
+    assert shown.exit_code == 0, shown.stderr
+    keyed = "FOREIGN KEY (customer_id) REFERENCES customer (id)"
+    assert shown.stdout == f"{CUSTOMER}\nCREATE TABLE purchase (customer_id INTEGER, total REAL, {keyed});\n"
+    assert CliRunner().invoke(app, ["schema", str(shop), "--table", "Customer"]).stdout == f"{CUSTOMER}\n"
+    told = {"TEXT2SQL_DATABASE": f"sqlite:///{shop}"}
+    assert CliRunner().invoke(app, ["schema", "--table", "customer"], env=told).stdout == f"{CUSTOMER}\n"
+
+
+def test_questions_and_a_database_are_rows_that_can_be_trained_on(shop: Path, tmp_path: Path):
+    asked = tmp_path / "asked.csv"
+    asked.write_text("question,answer\nWho is in Oslo?,SELECT name FROM customer WHERE city = 'Oslo'\n", "utf-8")
+    written = CliRunner().invoke(app, ["schema", str(shop), "--table", "customer", "--questions", str(asked)])
+    assert written.exit_code == 0, written.stderr
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(written.stdout, "utf-8")
+    data = DataSection(path=rows, databases=tmp_path, subset_fraction=1.0)
+    [row] = check_rows(load_rows(data), data).valid
+    assert (row["context"], row["database"]) == (CUSTOMER, "shop.sqlite")
+
+
+def test_what_schema_cannot_read_is_one_line(shop: Path, tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("question,answer,context\na,b,c\n", "utf-8")
+    for arguments, message in (
+        ([str(shop), "--table", "customers"], "--table customers: no such table; there are customer, purchase"),
+        ([str(tmp_path / "gone.sqlite")], "does not exist; check the path"),
+        ([str(tmp_path / "gone.sql")], "cannot be read"),
+        (["oracle://localhost/x"], "a oracle database cannot be kept from writing"),
+        ([str(shop), "--questions", str(tmp_path / "rows.csv")], "has a column context already"),
+    ):
+        done = CliRunner().invoke(app, ["schema", *arguments])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", done.stderr), done.stderr
