@@ -22,7 +22,7 @@ export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 endif
 
-.PHONY: help install train test serve deploy status stop vllm lint k8s-lint lock clean
+.PHONY: help install train test serve deploy status stop vllm lint k8s-lint docs lock clean
 
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ lint: install ## Run the linters alone: ruff, mypy, import-linter
 
 k8s-lint: install ## Render every overlay of k8s/ and say what a cluster would refuse
 	$(BIN)/python k8s/check.py $(ARGS)
+
+docs: install ## Write what docs/ has of the code: the settings, the schema of evaluation.json
+	$(BIN)/python -m text2sql.config.reference > docs/configuration.md
+	$(BIN)/python -m text2sql.evaluation.schema > docs/evaluation.schema.json
 
 # torch's build is each machine's own choice, so neither a mark such as +cpu nor the libraries of its CUDA build are pinned;
 # torch itself pins these, exactly.

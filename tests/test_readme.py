@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from text2sql import errors
-from text2sql.config import Beats, Section, Settings, Threshold
+from text2sql.config import Settings, reference
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
@@ -70,29 +67,17 @@ def test_every_file_is_explained():
     assert [path for path, words in listed().items() if not words and not path.endswith("/")] == []
 
 
-def rows(section: type[Section], prefix: str) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        default: Any = field.default
-        if isinstance(default, Section) and not isinstance(default, Threshold | Beats):
-            yield from rows(type(default), f"{prefix}{name}.")
-            continue
-        shown = section().model_dump(mode="json")[name]
-        if isinstance(default, Threshold | Beats):
-            shown = {key: value for key, value in shown.items() if value is not None}
-        text = json.dumps(shown, ensure_ascii=False)
-        text = "see the file" if len(text) > 100 else f"`{text}`"
-        yield f"| `{prefix}{name}` | {text} | {' '.join((field.description or '').split())} |"
-
-
 def configuration() -> str:
     """The table as it should be: made of nothing but text2sql/config/."""
-    parts = ["| key | default | meaning |\n|---|---|---|"]
-    parts += [row for row in rows(Settings, "") if row.startswith(("| `name`", "| `output_dir`"))]
-    for name, field in Settings.model_fields.items():
-        if isinstance(field.default, Section):
-            kind = type(field.default)
-            head = f"\n<details><summary><code>{name}</code>: {' '.join((kind.__doc__ or '').split())}</summary>\n"
-            parts += [head, "| key | default | meaning |\n|---|---|---|", *rows(kind, f"{name}."), "\n</details>"]
+
+    def table(found: list[reference.Key]) -> str:
+        rows = (f"| `{key.name}` | {key.default} | {key.meaning} |" for key in found)
+        return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
+
+    parts = [table(reference.keys(Settings))]
+    for name, kind in reference.sections():
+        head = f"\n<details><summary><code>{name}</code>: {reference.meaning(kind)}</summary>\n"
+        parts += [head, table(reference.keys(kind, f"{name}.")), "\n</details>"]
     return "\n".join(parts) + "\n"
 
 
