@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.docs.pages import code_spans, fences
@@ -14,23 +16,38 @@ _VARIABLE = re.compile(r"^\w+=\S*$")
 _ENDS = ("|", "||", "&&", ";", ">", ">>", "<", "#", "&")
 
 
-def commands(page: Path) -> list[tuple[str, list[str]]]:
-    """(program, arguments) of every command of ours in a page's shell blocks and code spans."""
+@dataclass(frozen=True)
+class Command:
+    """One of ours: `make`, `run.py` or `-m text2sql`."""
+
+    program: str
+    arguments: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return " ".join((self.program, *self.arguments))
+
+
+def commands(page: Path) -> list[Command]:
+    """Every command of ours in a page's shell blocks and code spans."""
     found = (_ours(words) for text in _texts(page) for words in _simple_commands(text))
     return [command for command in found if command is not None]
 
 
-def _ours(words: list[str]) -> tuple[str, list[str]] | None:
-    match [Path(words[0]).name, *words[1:]]:
-        case ["make", *rest]:
-            return "make", rest
-        case ["python", "run.py", *rest]:
-            return "run.py", rest
+def _ours(words: list[str]) -> Command | None:
+    given = list(itertools.takewhile(_VARIABLE.match, words))
+    match words[len(given) :]:
+        case [program, *rest] if Path(program).name == "make":
+            found = "make", rest
+        case [python, "run.py", *rest] if Path(python).name == "python":
+            found = "run.py", rest
         case ["run.py", option, *rest] if option.startswith("--"):
-            return "run.py", [option, *rest]
-        case ["python", "-m", "text2sql", *rest]:
-            return "-m text2sql", rest
-    return None
+            found = "run.py", [option, *rest]
+        case [python, "-m", "text2sql", *rest] if Path(python).name == "python":
+            found = "-m text2sql", rest
+        case _:
+            return None
+    return Command(*found, dict(text.split("=", 1) for text in given))
 
 
 def _texts(page: Path) -> Iterator[str]:
@@ -43,7 +60,7 @@ def _texts(page: Path) -> Iterator[str]:
 
 
 def _simple_commands(line: str) -> Iterator[list[str]]:
-    """The commands of a line: words between && and the like, without variables before them."""
+    """The commands of a line: words between && and the like, as far as the first redirection."""
     try:
         words = shlex.split(line.replace("[", "").replace("]", "") if "[--" in line else line, comments=True)
     except ValueError:  # a quote that the next line closes: not ours
@@ -53,8 +70,6 @@ def _simple_commands(line: str) -> Iterator[list[str]]:
         if word not in _ENDS:
             command.append(word)
             continue
-        while command and _VARIABLE.match(command[0]):
-            command.pop(0)
         if command:
             yield command
         command = []

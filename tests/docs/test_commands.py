@@ -14,7 +14,7 @@ import typer
 
 import run
 from pipelines import Given, usage_problem
-from tests.docs.commands import commands
+from tests.docs.commands import Command, commands
 from tests.docs.pages import PROJECT, Fence, fences, pages
 from text2sql.__main__ import app
 from text2sql.config_file import load_settings
@@ -27,15 +27,20 @@ RUN = [page for page in pages() if any(fence.info == "bash run" for fence in fen
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
-def test_the_command_line_understands_every_command(page: Path):
-    problems = [
-        f"{program} {' '.join(words)}: {why}" for program, words in commands(page) if (why := wrong(program, words))
-    ]
+def test_the_command_line_understands_every_command(page: Path, monkeypatch: pytest.MonkeyPatch):
+    problems = []
+    for command in commands(page):
+        with monkeypatch.context() as patch:
+            for name, value in command.variables.items():
+                patch.setenv(name, value)
+            if why := wrong(command):
+                problems.append(f"{command}: {why}")
     assert problems == []
 
 
-def wrong(program: str, words: list[str]) -> str | None:
+def wrong(command: Command) -> str | None:
     """What the program says against its arguments, without starting anything."""
+    program, words = command.program, command.arguments
     try:
         return _make(words) if program == "make" else _parsed(PROGRAMS[program], program, words)
     except Exception as error:  # noqa: BLE001 - usage errors, the config's and the server's, as text
@@ -129,4 +134,4 @@ def _said(line: str, output: str) -> bool:
     ],
 )
 def test_a_wrong_command_is_noticed(program: str, words: list[str]):
-    assert wrong(program, words)
+    assert wrong(Command(program, words))
