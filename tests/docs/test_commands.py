@@ -78,6 +78,7 @@ def _make(words: list[str]) -> str | None:
     return f"no chore {unknown[0]}" if unknown else None
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUN, ids=str)
 def test_quick_commands_do_what_the_page_says(page: Path, tmp_path: Path):
     """In the page's order, in a folder with the project in it; a block `text shows` says what the one before prints."""
@@ -108,7 +109,7 @@ def _output(fence: Fence, folder: Path) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, f"line {fence.line}: {fence.text}\n{done.stdout}"
     return done.stdout
