@@ -17,9 +17,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2sql.errors import EngineBusy, EngineDead, RequestError, ServingError
-from text2sql.serving.batch import PREFILL_TOKENS, Batch, out_of_memory
+from text2sql.serving.batch import Batch, Turn, out_of_memory
 from text2sql.serving.engine import Completion, Load
-from text2sql.serving.sequences import Sequence, choose
+from text2sql.serving.choice import Chosen, choose
+from text2sql.serving.sequences import Sequence
 from text2sql.sql.workers import process_count
 from text2sql.training.decoding import end_tokens
 
@@ -41,6 +42,10 @@ class Limits:
     """Sequences that may wait beyond those."""
     cache_tokens: int = 32_768
     """Slots times their width, in tokens: the bound of the key-value cache's memory."""
+    prefix_tokens: int = 8_192
+    """Tokens of prompts' beginnings that are kept beside it for prompts to come; 0: none."""
+    drafts: int = 3
+    """Tokens guessed ahead a sequence and step (text2sql.serving.drafts); 0: none."""
     threads: int | None = None
     """CPU threads of a forward pass; default: one less than there are cores, which callers and event loop need."""
 
@@ -58,10 +63,8 @@ class Scheduler:
         """Why nothing is answered any more."""
         self._tokenizer, self._deliver = tokenizer, deliver
         self._ends = end_tokens(model, tokenizer)
-        self._batch = Batch(model, limits.cache_tokens)
+        self._batch = Batch(model, limits.cache_tokens, limits.prefix_tokens, limits.drafts)
         self._waiting: deque[Sequence] = deque()
-        self._joining: list[Sequence] = []
-        """Neither waiting any more nor in the batch yet."""
         self._events: list[tuple[Sequence, Event]] = []
         self._rows_allowed, self._steps_well = limits.batch_size, 0
         self._seconds_each = 1.0
@@ -96,7 +99,7 @@ class Scheduler:
         with self._changed:
             if self.dead is not None:
                 raise EngineDead(f"the engine answers no more: {self.dead}")
-            taken = len(self._waiting) + self._running()
+            taken = len(self._waiting) + len(self._batch.rows)
             if taken + len(sequences) > room:
                 seconds = len(self._waiting) * self._seconds_each / self.limits.batch_size
                 raise EngineBusy(
@@ -115,12 +118,9 @@ class Scheduler:
                 sequence.cancelled = True
             self._waiting = deque(sequence for sequence in self._waiting if not sequence.cancelled)
 
-    def _running(self) -> int:
-        return len(self._batch.rows) + len(self._joining)
-
     def load(self) -> Load:
         return Load(
-            running=self._running(),
+            running=len(self._batch.rows),
             waiting=len(self._waiting),
             max_running=self.limits.batch_size,
             max_waiting=self.limits.queue_size,
@@ -137,9 +137,9 @@ class Scheduler:
             with self._changed:
                 self.dead = f"it failed ({_shown(error)})"
         with self._changed:
-            left = {*self._batch.rows, *self._joining, *self._waiting}
-            for held in (self._batch.rows, self._joining, self._waiting):
-                held.clear()
+            left = {*self._batch.rows, *self._waiting}
+            self._batch.rows.clear()
+            self._waiting.clear()
         self._events += [(sequence, EngineDead(f"the engine answers no more: {self.dead}")) for sequence in left]
         self._tell()
         self._batch.release()
@@ -153,69 +153,38 @@ class Scheduler:
             return not self._stopping
 
     def _turn(self) -> None:
-        """Let rows leave and join, and decode one token of each.
-
-        Of those that were in before, too: a stream of short requests must not hold them up.
-        """
+        """Let rows leave and join, and take one step with all of them."""
         for sequence in [row for row in self._batch.rows if row.cancelled]:
             self._batch.remove(sequence)
-        if self._admit():
-            self._join(self._joining)
-            self._joining = []
+        self._admit()
         if self._batch.rows:
             self._step()
         self.progressed = time.monotonic()
         self._tell()
 
-    def _admit(self) -> bool:
-        """Take those at the head of the queue that fit now, no more than one forward pass reads."""
-        rows, width = len(self._batch.rows), 0
+    def _admit(self) -> None:
+        """Take those at the head of the queue that fit now."""
         longest = max((row.longest for row in self._batch.rows), default=0)
         with self._changed:
-            while self._waiting and rows < self._rows_allowed:
-                head = self._waiting[0]
-                longest, width, rows = max(longest, head.longest), max(width, head.length), rows + 1
-                if not self._batch.fits(rows, longest):
+            while self._waiting and len(self._batch.rows) < self._rows_allowed:
+                longest = max(longest, self._waiting[0].longest)
+                if not self._batch.fits(len(self._batch.rows) + 1, longest):
                     break
-                if self._joining and width * (len(self._joining) + 1) > PREFILL_TOKENS:
-                    break
-                self._joining.append(self._waiting.popleft())
-        return bool(self._joining)
-
-    def _join(self, joining: list[Sequence]) -> None:
-        before = len(self._batch.rows)
-        try:
-            tokens = choose(self._batch.join(joining), joining)
-        except Exception as error:  # noqa: BLE001 - whatever one prompt does to the model, the others go on
-            del self._batch.rows[before:]
-            if len(joining) == 1 and not (out_of_memory(error) and self._batch.rows):
-                self._fail(joining[0], error)
-            elif out_of_memory(error):
-                self._give_way(joining)
-            else:
-                for sequence in joining:
-                    self._join([sequence])
-        else:
-            self._advance(joining, tokens)
-
-    def _give_way(self, joining: list[Sequence]) -> None:
-        """Memory does not suffice for as many: back to the queue's head, and fewer at a time from now on."""
-        rows = len(self._batch.rows)
-        self._allow(max(rows + len(joining) // 2, 1))
-        self._put_back([*self._batch.evict(rows), *joining])
+                self._batch.join(self._waiting.popleft())
 
     def _step(self) -> None:
         rows = list(self._batch.rows)
         try:
-            tokens = choose(self._batch.step(), rows)
-        except Exception as error:  # noqa: BLE001 - see above
+            turns, logits = self._batch.step()
+            tokens = choose(logits, turns)
+        except Exception as error:  # noqa: BLE001 - whatever one request does to the model, the others go on
             if out_of_memory(error) and len(rows) > 1:
                 self._allow(len(rows) // 2)
                 self._put_back(self._batch.evict(self._rows_allowed))
             else:
                 self._step_one_by_one(rows)
             return
-        self._advance(rows, tokens)
+        self._advance(turns, tokens)
         self._steps_well += 1
         if self._steps_well % RECOVERY_STEPS == 0:
             self._rows_allowed = min(self._rows_allowed + 1, self.limits.batch_size)
@@ -224,28 +193,38 @@ class Scheduler:
         """Find the row on which the batch fails; the others get their token."""
         for sequence in rows:
             try:
-                tokens = choose(self._batch.step(self._batch.rows.index(sequence), 1), [sequence])
+                turns, logits = self._batch.step(self._batch.rows.index(sequence), 1)
+                tokens = choose(logits, turns)
             except Exception as error:  # noqa: BLE001 - see above
                 self._fail(sequence, error)
             else:
-                self._advance([sequence], tokens)
+                self._advance(turns, tokens)
 
-    def _advance(self, sequences: list[Sequence], tokens: list[int | None]) -> None:
-        for sequence, token in zip(sequences, tokens, strict=True):
-            if token is None:
-                self._fail(sequence, ServingError("the model's numbers overflow on this prompt"))
-                continue
+    def _advance(self, turns: list[Turn], chosen: list[Chosen]) -> None:
+        for turn, found in zip(turns, chosen, strict=True):  # first: a row that leaves makes another one move
+            turn.sequence.read = turn.read + max(len(found.tokens) - 1, 0)
+        for turn, found in zip(turns, chosen, strict=True):
             try:
-                more, completion = sequence.append(token, self._tokenizer, self._ends)
+                self._take(turn.sequence, found)
             except Exception as error:  # noqa: BLE001 - see above
-                self._fail(sequence, error)
-                continue
+                self._fail(turn.sequence, error)
+
+    def _take(self, sequence: Sequence, chosen: Chosen) -> None:
+        for token in chosen.tokens:
+            if token is None:
+                raise ServingError("the model's numbers overflow on this prompt")
+            if not sequence.tokens:
+                self._batch.remember(sequence)
+            more, completion = sequence.append(token, self._tokenizer, self._ends)
             if more:
                 self._events.append((sequence, more))
             if completion is not None:
-                self._batch.remove(sequence)
+                self._batch.remove(sequence, poisoned=not chosen.finite)
                 self._seconds_each += 0.1 * (time.monotonic() - sequence.started - self._seconds_each)
                 self._events.append((sequence, completion))
+                return
+        if not chosen.finite:
+            self._batch.clean(sequence)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         if sequence in self._batch.rows:

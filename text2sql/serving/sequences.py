@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from text2sql.serving.engine import Completion, FinishReason, Options
@@ -28,6 +27,8 @@ class Sequence:
     """Which of the owner's completions; candidates of one prompt draw different numbers."""
     streamed: bool = False
     tokens: list[int] = field(default_factory=list)
+    read: int = 0
+    """Of prompt and tokens, those whose keys and values are in the cache."""
     cancelled: bool = False
     started: float = 0.0
     """When it was admitted, by time.monotonic()."""
@@ -45,6 +46,11 @@ class Sequence:
     def longest(self) -> int:
         """What `length` can become."""
         return len(self.prompt) + self.options.max_new_tokens
+
+    def slice(self, start: int, end: int) -> list[int]:
+        """Prompt and tokens from one position to another."""
+        border = len(self.prompt)
+        return self.prompt[start:end] + self.tokens[max(start - border, 0) : max(end - border, 0)]
 
     def draw(self) -> float:
         """This sequence's own number for its next token, in [0, 1); the same when it is asked again."""
@@ -90,33 +96,3 @@ def stable_text(text: str, stops: tuple[str, ...]) -> str:
                 held = size
                 break
     return text[: len(text) - held].strip()
-
-
-def choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int | None]:
-    """The next token of each sequence from logits (sequences, vocabulary); None where they are not finite.
-
-    A draw inverts the cumulative distribution at the sequence's own number, so that it does not depend on who else is
-    in the batch.
-    """
-    best, token = logits.max(-1)  # NaN is larger than any number
-    chosen: list[int | None] = [
-        found if fine else None for found, fine in zip(token.tolist(), best.isfinite().tolist(), strict=True)
-    ]
-    drawing = [
-        row for row, sequence in enumerate(sequences) if sequence.options.temperature > 0 and chosen[row] is not None
-    ]
-    if not drawing:
-        return chosen
-    device = logits.device
-    temperature = torch.tensor([sequences[row].options.temperature for row in drawing], device=device)
-    top_p = torch.tensor([sequences[row].options.top_p for row in drawing], device=device)
-    number = torch.tensor([sequences[row].draw() for row in drawing], device=device, dtype=torch.float64)
-    scaled = logits[drawing].float() / temperature[:, None].clamp(min=1e-5)
-    shares, order = scaled.softmax(-1).double().sort(dim=-1, descending=True, stable=True)
-    total = shares.cumsum(-1)
-    shares = shares.where(total - shares < top_p[:, None], torch.zeros_like(shares))  # the first stays in any case
-    total = shares.cumsum(-1)
-    at = torch.searchsorted(total, (number * total[:, -1])[:, None], right=True).clamp(max=total.shape[1] - 1)
-    for row, token in zip(drawing, order.gather(1, at)[:, 0].tolist(), strict=True):
-        chosen[row] = token
-    return chosen

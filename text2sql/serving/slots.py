@@ -1,22 +1,30 @@
-"""A key-value cache of slots: rows come and go between steps, and nobody else's row moves.
+"""Keys and values of the rows that are decoded together, and attention over them.
 
-Every row starts at position 0 of its slot and is padded on the right, so rows of any length share a batch without
-shifting, and a step writes one position a row instead of copying the whole cache as a concatenating cache does.
-What stands right of a row's length is stale; the mask hides it. A step that failed half-way can be repeated: it
-writes the same positions again.
+Every row has a slot and starts at its position 0, so rows of any length share a batch without shifting, and a step
+writes a row's new positions instead of copying its past. What stands right of a row's length is stale, and the mask
+hides it: a step that failed half-way can be repeated, and draft tokens that were refused need no undoing.
+
+A forward pass reads the new tokens of all rows as one line without padding (Yu et al. 2022, Orca: only attention has to
+know the rows apart). transformers' AttentionInterface lets the model call `slot_attention` for that.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+from text2sql.errors import ModelError
 
 WIDTH_STEP = 128
 """Slots grow in width by multiples of this."""
+SHORT = 8
+"""Runs up to this length attend together, padded to the longest of them; longer ones attend one by one."""
+ATTENTION = "text2sql_slots"
 
 
 def rounded(width: int) -> int:
@@ -24,88 +32,93 @@ def rounded(width: int) -> int:
     return -(-width // WIDTH_STEP) * WIDTH_STEP
 
 
+class Run(NamedTuple):
+    """New tokens of one row: which slot, from which position on."""
+
+    slot: int
+    start: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count
+
+
 @dataclass
-class Window:
-    """Which slots the next forward pass is about; shared by the layers."""
+class _Short:
+    """Queries (rows, columns) that attend together to slots first … first + rows."""
 
-    first: int = 0
-    rows: int = 0
-    positions: torch.Tensor | None = None
-    """Where each row writes its one token, shape (rows,); None while whole prompts are written from position 0."""
-    width: int = 0
-    """Positions that the rows look at."""
+    first: int
+    rows: int
+    columns: int
+    keys: int
+    """Positions that they look at."""
+    mask: torch.Tensor
+    """True where a key is visible, shape (rows, 1, columns, keys)."""
+    at: torch.Tensor | None
+    """Where in the line each of their tokens stands; None: they are the whole line, one a row."""
+    place: torch.Tensor | None
+    """Where in rows · columns it goes."""
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer, shape (slots, heads, width, head size)."""
+class _Long(NamedTuple):
+    run: Run
+    line: slice
+    mask: torch.Tensor | None
+    """None: from position 0 on, so that plain causal attention does."""
 
-    keys: torch.Tensor
-    values: torch.Tensor
 
-    def __init__(self, window: Window) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.window = window
-        self.capacity = (0, 0)
+class Layout:
+    """Where the tokens of one forward pass go, and what they see; the same for all layers."""
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        # Zeros, not whatever the memory held: a masked position weighs 0, and 0 · NaN is NaN.
-        slots, width = self.capacity
-        self.keys, self.values = (
-            states.new_zeros((slots, states.shape[1], width, states.shape[3])) for states in (key_states, value_states)
+    def __init__(self, runs: Sequence[Run], width: int, device: torch.device) -> None:
+        self.write = torch.tensor([r.slot * width + at for r in runs for at in range(r.start, r.end)], device=device)
+        self.long: list[_Long] = []
+        short: list[tuple[Run, int]] = []
+        at = 0
+        for run in runs:
+            if run.count > SHORT:
+                self.long.append(_Long(run, slice(at, at + run.count), self._causal(run, device)))
+            else:
+                short.append((run, at))
+            at += run.count
+        self.short = self._together(short, at, device) if short else None
+
+    @staticmethod
+    def _causal(run: Run, device: torch.device) -> torch.Tensor | None:
+        if run.start == 0:
+            return None
+        keys = torch.arange(run.end, device=device)
+        return keys[None] <= keys[run.start :, None]
+
+    @staticmethod
+    def _together(runs: list[tuple[Run, int]], tokens: int, device: torch.device) -> _Short:
+        first, last = min(run.slot for run, _ in runs), max(run.slot for run, _ in runs)
+        rows, columns = last - first + 1, max(run.count for run, _ in runs)
+        keys = max(run.end for run, _ in runs)
+        # A query that is none, between the runs and behind their ends, looks at position 0, lest its softmax be NaN.
+        sees = [[0] * columns for _ in range(rows)]
+        for run, _ in runs:
+            sees[run.slot - first][: run.count] = range(run.start, run.end)
+        mask = torch.arange(keys, device=device) <= torch.tensor(sees, device=device)[:, None, :, None]
+        if rows == tokens and columns == 1 and [run.slot for run, _ in runs] == list(range(first, last + 1)):
+            return _Short(first, rows, columns, keys, mask, None, None)
+        at = [start + column for run, start in runs for column in range(run.count)]
+        place = [(run.slot - first) * columns + column for run, _ in runs for column in range(run.count)]
+        return _Short(
+            first, rows, columns, keys, mask, torch.tensor(at, device=device), torch.tensor(place, device=device)
         )
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        window = self.window
-        rows = slice(window.first, window.first + window.rows)
-        if window.positions is None:
-            width = key_states.shape[2]
-            self.keys[rows, :, :width] = key_states
-            self.values[rows, :, :width] = value_states
-            return key_states, value_states
-        keys, values = self.keys[rows], self.values[rows]
-        index = torch.arange(window.rows, device=keys.device)
-        keys[index, :, window.positions] = key_states[:, :, 0]
-        values[index, :, window.positions] = value_states[:, :, 0]
-        return keys[:, :, : window.width], values[:, :, : window.width]
-
-    def resize(self, slots: int, width: int, used: int) -> None:
-        """Room for `slots` rows of `width`; the first `used` rows are kept."""
-        self.capacity = (slots, width)
-        if self.is_initialized:
-            kept = min(width, self.keys.shape[2])
-            for name in ("keys", "values"):
-                old: torch.Tensor = getattr(self, name)
-                new = old.new_zeros((slots, old.shape[1], width, old.shape[3]))
-                new[:used, :, :kept] = old[:used, :, :kept]
-                setattr(self, name, new)
-
-    def release(self) -> None:
-        self.keys = self.values = None  # type: ignore[assignment]
-        self.is_initialized = False
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
 
 
-class SlotCache(Cache):
+class SlotCache:
     """The slots of all layers. Rows are the first slots, without gaps."""
 
-    def __init__(self, layers: int) -> None:
-        self.window = Window()
-        self._slot_layers = [SlotLayer(self.window) for _ in range(layers)]
-        super().__init__(layers=[*self._slot_layers])
+    def __init__(self) -> None:
         self.slots = self.width = 0
+        self.layout: Layout | None = None
+        """Of the next forward pass."""
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Keys and values of each layer, shape (slots, width, heads, head size)."""
 
     def ensure(self, slots: int, width: int, used: int, most_tokens: int) -> None:
         """Room for `slots` rows of `width` tokens, none of which has more now; `used` rows are in it.
@@ -120,31 +133,133 @@ class SlotCache(Cache):
             width = needed
         wanted = self.slots if slots <= self.slots else 2 * self.slots
         slots = max(slots, min(wanted, most_tokens // width))
-        for layer in self._slot_layers:
-            layer.resize(slots, width, used)
-        self.slots, self.width = slots, width  # not before: memory may run out half-way, and that is tried again
+        self._resize(slots, width, used)
 
     def shrink(self, slots: int) -> None:
         """Give back what more than `slots` rows need; the first `slots` are kept."""
-        self.slots = slots
-        for layer in self._slot_layers:
-            layer.resize(slots, self.width, slots)
+        self._resize(slots, self.width, slots)
+
+    def _resize(self, slots: int, width: int, used: int) -> None:
+        used, kept = min(used, self.slots), min(width, self.width)
+
+        def resized(old: torch.Tensor) -> torch.Tensor:
+            # Zeros, not whatever the memory held: a masked position weighs 0, and 0 · NaN is NaN.
+            new = old.new_zeros((slots, width, *old.shape[2:]))
+            new[:used, :kept] = old[:used, :kept]
+            return new
+
+        # Not before all are there: memory may run out half-way, and that is tried again.
+        self._layers = {layer: (resized(keys), resized(values)) for layer, (keys, values) in self._layers.items()}
+        self.slots, self.width = slots, width
 
     def release(self) -> None:
         """Give all memory back; no row is left."""
-        self.slots = self.width = 0
-        for layer in self._slot_layers:
-            layer.release()
+        self._resize(0, 0, 0)
+        self.layout = None
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot to another."""
-        for layer in self._slot_layers:
-            layer.keys[target, :, :length] = layer.keys[source, :, :length]
-            layer.values[target, :, :length] = layer.values[source, :, :length]
+    def move(self, source: int, target: int, start: int, end: int) -> None:
+        """Copy positions of one slot to another."""
+        for pair in self._layers.values():
+            for states in pair:
+                states[target, start:end] = states[source, start:end]
 
-    def clear(self, slot: int) -> None:
-        """Overwrite a slot that holds something not finite: zero times NaN is NaN, mask or no mask."""
-        for layer in self._slot_layers:
-            if layer.is_initialized:
-                layer.keys[slot].zero_()
-                layer.values[slot].zero_()
+    def clear(self, slot: int, start: int = 0) -> None:
+        """Overwrite what is not finite: zero times NaN is NaN, mask or no mask."""
+        for pair in self._layers.values():
+            for states in pair:
+                states[slot, start:] = 0
+
+    def states(self, slot: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of a slot by layer, shape (width, heads, head size); views to read and to write."""
+        return {layer: (keys[slot], values[slot]) for layer, (keys, values) in self._layers.items()}
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+    ) -> torch.Tensor:
+        """Write the line's keys and values, shape (tokens, heads, head size), and answer its queries."""
+        assert self.layout is not None  # noqa: S101 - for the type checker
+        layout = self.layout
+        if layer not in self._layers:
+            shape = (self.slots, self.width, key.shape[1])
+            self._layers[layer] = (key.new_zeros((*shape, key.shape[2])), value.new_zeros((*shape, value.shape[2])))
+        keys, values = self._layers[layer]
+        keys.flatten(0, 1).index_copy_(0, layout.write, key)
+        values.flatten(0, 1).index_copy_(0, layout.write, value)
+        short = layout.short
+        if short is not None and short.at is None:
+            rows = slice(short.first, short.first + short.rows)
+            return _attention(query[:, None], keys[rows, : short.keys], values[rows, : short.keys], short.mask, scale)[
+                :, 0
+            ]
+        out = query.new_empty((*query.shape[:2], value.shape[2]))
+        if short is not None:
+            rows = slice(short.first, short.first + short.rows)
+            padded = query.new_zeros((short.rows * short.columns, *query.shape[1:]))
+            padded[short.place] = query[short.at]
+            padded = padded.unflatten(0, (short.rows, short.columns))
+            found = _attention(padded, keys[rows, : short.keys], values[rows, : short.keys], short.mask, scale)
+            out[short.at] = found.flatten(0, 1)[short.place]
+        for run, line, mask in layout.long:
+            row = slice(run.slot, run.slot + 1)
+            out[line] = _attention(query[None, line], keys[row, : run.end], values[row, : run.end], mask, scale)[0]
+        return out
+
+
+def _attention(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, scale: float | None
+) -> torch.Tensor:
+    """Queries (rows, columns, heads, head size) to keys and values (rows, width, heads, head size).
+
+    Query heads that share a key-value head stand in line as further queries, so that keys and values need no copies.
+    """
+    rows, columns, heads, _ = query.shape
+    shared = heads // keys.shape[2]
+    if shared == 1 or mask is None:
+        query = query.transpose(1, 2)
+    else:
+        query = query.unflatten(2, (-1, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        mask = mask.expand(rows, 1, columns, mask.shape[-1]).repeat(1, 1, shared, 1)
+    out = scaled_dot_product_attention(
+        query,
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+        enable_gqa=shared > 1 and mask is None,
+    )
+    if shared == 1 or mask is None:
+        return out.transpose(1, 2)
+    return out.unflatten(2, (shared, columns)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+
+
+def slot_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001 - the layout knows
+    scaling: float | None = None,
+    slots: SlotCache | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """For transformers: query, key and value have shape (1, heads, tokens, head size)."""
+    if slots is None or softcap is not None or s_aux is not None:
+        raise ModelError("this model's attention is of a kind that is not served here; serve it with vLLM")
+    line = (states[0].transpose(0, 1) for states in (query, key, value))
+    layer: Any = module.layer_idx
+    return slots.attend(layer, *line, scaling)[None], None
+
+
+def use_slots(model: PreTrainedModel) -> None:
+    """Let a model attend by slots: it must be called with `slots=` from now on.
+
+    Raises:
+        ModelError: it does not let its attention be chosen.
+    """
+    AttentionInterface.register(ATTENTION, slot_attention)
+    model.set_attn_implementation(ATTENTION)
+    if model.config.get_text_config()._attn_implementation != ATTENTION:
+        raise ModelError(f"{type(model).__name__} does not let its attention be chosen; serve it with vLLM")
