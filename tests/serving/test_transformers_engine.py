@@ -88,17 +88,22 @@ def before_each_pass(engine: TransformersEngine, hook: Callable[[Any], None]) ->
         handle.remove()
 
 
-def marked(engine: TransformersEngine, text: str) -> Callable[[Any], Any]:
-    """Which rows of a pass hold a token that only `text` brings."""
+def token_of(engine: TransformersEngine, text: str) -> int:
+    """A token that only `text` brings."""
     assert engine._tokenizer is not None
     [token] = engine._tokenizer(text, add_special_tokens=False)["input_ids"]
-    return lambda ids: (ids == token).any(-1)
+    return int(token)
+
+
+def decoding(engine: TransformersEngine, ids: Any) -> bool:
+    """Whether a pass reads no prompt, where nothing is guessed: at most a token for each row."""
+    return bool(ids.shape[1] <= engine.load().running)
 
 
 async def tokens_of(engine: TransformersEngine, prompts: list[str]) -> set[int]:
     """What the answers, of twelve tokens, are made of, their last tokens left out."""
     found: set[int] = set()
-    with before_each_pass(engine, lambda ids: found.update(ids.flatten().tolist()) if ids.shape[1] == 1 else None):
+    with before_each_pass(engine, lambda ids: found.update(ids.flatten().tolist()) if decoding(engine, ids) else None):
         await engine.generate(prompts, Options(max_new_tokens=12))
     return found
 
@@ -171,11 +176,12 @@ def test_a_low_top_p_leaves_the_likeliest_token(tiny_model: Path):
 def test_draws_follow_the_distribution():
     import torch
 
-    from text2sql.serving.sequences import Sequence, choose
+    from text2sql.serving.choice import draw
+    from text2sql.serving.sequences import Sequence
 
     wanted = torch.tensor([0.5, 0.3, 0.15, 0.05])
     rows = [Sequence([1], Options(temperature=1.0, seed=seed), owner=None) for seed in range(4000)]
-    drawn = torch.tensor(choose(wanted.log().repeat(len(rows), 1), rows))
+    drawn = torch.tensor(draw(wanted.log().repeat(len(rows), 1), rows))
     assert torch.allclose(drawn.bincount(minlength=4) / len(rows), wanted, atol=0.03)
 
 
@@ -187,8 +193,64 @@ def test_equal_prompts_are_read_once(tiny_model: Path):
         return shapes
 
     first, *later = served(tiny_model, work)
-    assert first[0] == 1
-    assert later == [(4, 1)] * len(later)
+    assert first == (1, len(TOKENIZER(PROMPTS[0])["input_ids"]))
+    assert later == [(1, 4)] * 2
+
+
+def test_guesses_and_known_beginnings_change_no_answer(tiny_model: Path):
+    """Prompts and answers that come again: fewer passes, fewer tokens read, the same texts."""
+    options = Options(max_new_tokens=30)
+
+    async def work(engine: TransformersEngine) -> list[int]:
+        passes: list[int] = []
+        spent = []
+        with before_each_pass(engine, lambda ids: passes.append(ids.shape[1])):
+            for _ in range(3):
+                found = await engine.generate(PROMPTS[:12], options)
+                assert [completion.text for [completion] in found] == expected
+                spent.append(len(passes))
+                passes.clear()
+        return spent
+
+    expected = alone(tiny_model, PROMPTS[:12], 30)
+    assert served(tiny_model, work, limits=limits(drafts=0, prefix_tokens=0)) == [30] * 3
+    first, *later = served(tiny_model, work, limits=limits(prefix_tokens=64))
+    assert max(later) < 0.6 * first
+
+
+def test_row_18_what_one_tenant_asked_is_not_known_to_another(tiny_model: Path):
+    schema = "CREATE TABLE ship (name VARCHAR, age INTEGER, home VARCHAR)"
+    asked, alike = (TEMPLATE.format(context=schema, question=f"What is the {c} of ship 7?") for c in ("name", "age"))
+
+    async def work(engine: TransformersEngine) -> list[list[int]]:
+        found = []
+        for prompt, salt in ((asked, "one"), (asked, "two"), (asked, None), (asked, "one"), (alike, "one")):
+            lengths: list[int] = []
+            with before_each_pass(engine, lambda ids, lengths=lengths: lengths.append(ids.shape[1])):  # type: ignore[misc]
+                await engine.generate([prompt], Options(max_new_tokens=8, cache_salt=salt))
+            found.append(lengths)
+        return found
+
+    first, other, none, same, near = served(tiny_model, work)
+    assert first == other == none, "a tenant that asks for the first time waits as if nobody had asked before"
+    assert same[0] < 20 < first[0]
+    assert len(same) < len(first)
+    assert near[0] < first[0]
+
+
+def test_a_long_prompt_is_read_in_parts_while_others_go_on(tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("text2sql.serving.batch.READ_TOKENS", 32)
+    long = [" ".join(PROMPTS[start : start + 5]) for start in (0, 0, 5, 10)]
+
+    async def work(engine: TransformersEngine) -> tuple[list[list[Completion]], int]:
+        widths: list[int] = []
+        with before_each_pass(engine, lambda ids: widths.append(ids.shape[1])):
+            found = await engine.generate([*PROMPTS[:3], *long], Options(max_new_tokens=20))
+        return found, max(widths)
+
+    found, most = served(tiny_model, work)
+    assert [completion.text for [completion] in found] == alone(tiny_model, [*PROMPTS[:3], *long], 20)
+    assert most <= 32 + 7 * 4
 
 
 def test_streams_and_whole_answers_mix(tiny_model: Path):
@@ -359,14 +421,14 @@ def test_a_flood_of_short_requests_does_not_starve_a_long_one(tiny_model: Path):
 @pytest.mark.parametrize("at", ["the prompt", "a later token"])
 def test_a_request_that_breaks_the_model_fails_alone(tiny_model: Path, at: str):
     async def work(engine: TransformersEngine) -> None:
-        cursed = marked(engine, "~")
+        cursed = token_of(engine, "~")
         position = 0 if at == "the prompt" else 3
         seen: list[int] = []
 
         def hook(ids: Any) -> None:
-            if position == 0 and cursed(ids).any():
+            if position == 0 and (ids == cursed).any():
                 raise ValueError("cursed prompt")
-            if position and ids.shape[1] == 1 and (ids == seen[0]).any():
+            if position and decoding(engine, ids) and (ids == seen[0]).any():
                 raise ValueError("cursed token")
 
         prompts = [*PROMPTS[:3], PROMPTS[3] + "~", *PROMPTS[4:7]]
@@ -383,18 +445,18 @@ def test_a_request_that_breaks_the_model_fails_alone(tiny_model: Path, at: str):
         assert [f for row, f in enumerate(found) if row != 3] == [[c] for row, c in enumerate(calm) if row != 3]
         assert await engine.generate(prompts, Options(max_new_tokens=12)) == calm
 
-    served(tiny_model, work)
+    served(tiny_model, work, limits=limits(drafts=0))
 
 
 def test_numbers_that_overflow_fail_their_request_alone_and_leave_no_trace(tiny_model: Path):
     async def work(engine: TransformersEngine) -> None:
         options = Options(max_new_tokens=10)
         calm = await engine.generate(PROMPTS[:6], options)
-        cursed = marked(engine, "~")
+        cursed = token_of(engine, "~")
         embedding = real_model_of(engine).get_input_embeddings()
 
         def overflow(_module: Any, arguments: Any, output: Any) -> Any:
-            return output.masked_fill(cursed(arguments[0])[:, None, None], float("nan"))
+            return output.masked_fill((arguments[0] == cursed)[..., None], float("nan"))
 
         handle = embedding.register_forward_hook(overflow)
         prompts = [*PROMPTS[:3], "~" + PROMPTS[3], *PROMPTS[4:6]]
@@ -416,16 +478,16 @@ def test_out_of_memory_makes_batches_smaller_and_loses_nothing(tiny_model: Path,
         sizes: set[int] = set()
 
         def hook(ids: Any) -> None:
-            relevant = (ids.shape[1] > 1) == (when == "reading prompts")
-            if relevant and ids.shape[0] > 3:
+            relevant, rows = decoding(engine, ids) == (when == "decoding"), engine.load().running
+            if relevant and rows > 3:
                 raise torch.OutOfMemoryError("made up")
             if relevant:
-                sizes.add(ids.shape[0])
+                sizes.add(rows)
 
         with before_each_pass(engine, hook):
             return await engine.generate(PROMPTS[:10], Options(max_new_tokens=20)), sizes
 
-    found, sizes = served(tiny_model, work)
+    found, sizes = served(tiny_model, work, limits=limits(drafts=0))
     assert [completion.text for [completion] in found] == alone(tiny_model, PROMPTS[:10], 20)
     assert max(sizes) > 1, "it halves the batch, and does not give batching up"
 
@@ -446,21 +508,21 @@ def test_no_memory_even_to_make_room_loses_nothing(tiny_model: Path, monkeypatch
                 raise torch.OutOfMemoryError("made up")
 
         monkeypatch.setattr(cache, "shrink", lambda _: fails_once("making room"))
-        with before_each_pass(engine, lambda ids: fails_once("decoding") if ids.shape[1] == 1 else None):
+        with before_each_pass(engine, lambda ids: fails_once("decoding") if decoding(engine, ids) else None):
             found = await engine.generate(PROMPTS[:6], Options(max_new_tokens=20))
         assert failed == {"decoding", "making room"}
         return found
 
-    found = served(tiny_model, work)
+    found = served(tiny_model, work, limits=limits(drafts=0))
     assert [completion.text for [completion] in found] == alone(tiny_model, PROMPTS[:6], 20)
 
 
 def test_a_prompt_too_large_for_the_memory_fails_alone(tiny_model: Path):
     async def work(engine: TransformersEngine) -> None:
-        cursed = marked(engine, "~")
+        cursed = token_of(engine, "~")
 
         def hook(ids: Any) -> None:
-            if cursed(ids).any():
+            if (ids == cursed).any():
                 raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
 
         with before_each_pass(engine, hook):
