@@ -95,10 +95,14 @@ class Batch:
 
     def remember(self, sequence: Sequence) -> None:
         """Keep the beginning of its prompt, which has been read, for others of its salt."""
-        self._prefixes.store(
-            sequence.options.cache_salt, sequence.prompt, self.cache.states(self.rows.index(sequence))
-        )
-        self._drafts.learn(sequence.options.cache_salt, sequence.prompt)
+        salt = sequence.options.cache_salt
+        self._drafts.learn(salt, sequence.prompt)
+        try:
+            self._prefixes.store(salt, sequence.prompt, self.cache.states(self.rows.index(sequence)))
+        except Exception as error:
+            self._prefixes.release()  # whatever was half written
+            if not out_of_memory(error):
+                raise
 
     def clean(self, sequence: Sequence) -> None:
         """Overwrite the drafts that were refused, because their values are not finite."""

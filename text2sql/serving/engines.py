@@ -41,7 +41,9 @@ def build_engine(settings: ServerSettings) -> Engine:
             base=settings.base,
             revision=settings.revision,
             trust_remote_code=settings.trust_remote_code,
-            limits=Limits(settings.batch_size, settings.queue_size, settings.cache_tokens),
+            limits=Limits(
+                settings.batch_size, settings.queue_size, settings.cache_tokens, settings.prefix_tokens, settings.drafts
+            ),
         )
     from text2sql.config import ModelSection
     from text2sql.serving.vllm_engine import VllmEngine

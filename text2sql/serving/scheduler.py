@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2sql.errors import EngineBusy, EngineDead, RequestError, ServingError
 from text2sql.serving.batch import Batch, Turn, out_of_memory
-from text2sql.serving.engine import Completion, Load
 from text2sql.serving.choice import Chosen, choose
+from text2sql.serving.engine import Completion, Load
 from text2sql.serving.sequences import Sequence
 from text2sql.sql.workers import process_count
 from text2sql.training.decoding import end_tokens

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from text2sql.errors import ConfigError
@@ -67,6 +67,10 @@ class ServerSettings(BaseSettings):
     """Answers that may wait in the engine beyond those."""
     cache_tokens: PositiveInt = 32_768
     """Tokens that the answers generated together may take in memory (transformers)."""
+    prefix_tokens: NonNegativeInt = 8_192
+    """Tokens of prompts' beginnings that are kept for prompts to come, of the same API key (transformers); 0: none."""
+    drafts: NonNegativeInt = 3
+    """Tokens guessed ahead a step from what was read and written before, which changes no answer (transformers)."""
     max_in_flight: PositiveInt = 256
     """Questions in work at once, the waiting ones included; more are answered 429."""
     max_batch: Annotated[int, Field(ge=1, le=256)] = 32
