@@ -46,7 +46,7 @@ class Batch:
         return rows == 1 or rows * rounded(longest) <= self.most_tokens
 
     def join(self, sequence: Sequence) -> None:
-        """Let a sequence in. Of its prompt (and its tokens, if it was in before) the next steps read what is unknown."""
+        """Let a sequence in. Of its prompt, and its tokens if it was in before, the next steps read what is unknown."""
         self.rows.append(sequence)
         sequence.read = 0
         known = self._prefixes.match(sequence.options.cache_salt, sequence.slice(0, sequence.length - 1))

@@ -26,7 +26,7 @@ class PrefixCache:
     def __init__(self, most_tokens: int) -> None:
         self._most = most_tokens // BLOCK
         self._known: OrderedDict[_Key, tuple[int, int]] = OrderedDict()
-        """A block's key → its place in the pools, and a number that no other block ever had, which its children name."""
+        """A block's key → its place in the pools, and a number of its own for ever, which its children name."""
         self._numbers = 0
         self._pools: States = {}
 
@@ -93,4 +93,4 @@ class PrefixCache:
                 keys, values = (slot.new_empty((self._most, BLOCK, *slot.shape[1:])) for slot in pair)
                 self._pools[layer] = keys, values
             for pool, slot in zip(self._pools[layer], pair, strict=True):
-                pool[places] = slot[of].unflatten(0, (-1, BLOCK))
+                pool[places] = slot[of].reshape(-1, BLOCK, *slot.shape[1:])

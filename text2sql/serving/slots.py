@@ -261,5 +261,5 @@ def use_slots(model: PreTrainedModel) -> None:
     """
     AttentionInterface.register(ATTENTION, slot_attention)
     model.set_attn_implementation(ATTENTION)
-    if model.config.get_text_config()._attn_implementation != ATTENTION:
+    if model.config.get_text_config()._attn_implementation != ATTENTION:  # noqa: SLF001 - it only warns
         raise ModelError(f"{type(model).__name__} does not let its attention be chosen; serve it with vLLM")
