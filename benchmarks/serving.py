@@ -7,7 +7,7 @@ Same machine, model, prompts and answers. Beside the recipe stand our API (`serv
 cores. Every round asks new questions, about schemas of which some were seen before, since every server but the recipe
 remembers what it has read. The recipe runs with torch's own number of threads and with one, and the faster of a round
 counts. Rounds go through all servers in turn, and the median of the ratios of a round counts, so that a machine that is
-busy with something else for a while does not decide. The claim: at least 4 times the recipe's requests a second. vLLM is
+busy with something else for a while does not decide. The claim: at least 4 times the requests a second. vLLM is
 left out where `make vllm` was not run.
 """
 

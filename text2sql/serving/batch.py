@@ -169,7 +169,7 @@ class _Plan:
             key = (sequence.options.cache_salt, sequence.read, *sequence.prompt, *sequence.tokens)
             if key in self._leaders:
                 run, turn = self._leaders[key]
-                self.copies.append((run._replace(count=turn.read - run.start), slot))
+                self.copies.append((run._replace(tokens=turn.read - run.start), slot))
                 logits = slice(turn.logits.start, turn.logits.stop - len(turn.drafts))
                 self.turns.append(Turn(sequence, turn.read, logits, []))
                 return

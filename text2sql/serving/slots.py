@@ -37,11 +37,11 @@ class Run(NamedTuple):
 
     slot: int
     start: int
-    count: int
+    tokens: int
 
     @property
     def end(self) -> int:
-        return self.start + self.count
+        return self.start + self.tokens
 
 
 @dataclass
@@ -77,11 +77,11 @@ class Layout:
         short: list[tuple[Run, int]] = []
         at = 0
         for run in runs:
-            if run.count > SHORT:
-                self.long.append(_Long(run, slice(at, at + run.count), self._causal(run, device)))
+            if run.tokens > SHORT:
+                self.long.append(_Long(run, slice(at, at + run.tokens), self._causal(run, device)))
             else:
                 short.append((run, at))
-            at += run.count
+            at += run.tokens
         self.short = self._together(short, at, device) if short else None
 
     @staticmethod
@@ -94,17 +94,17 @@ class Layout:
     @staticmethod
     def _together(runs: list[tuple[Run, int]], tokens: int, device: torch.device) -> _Short:
         first, last = min(run.slot for run, _ in runs), max(run.slot for run, _ in runs)
-        rows, columns = last - first + 1, max(run.count for run, _ in runs)
+        rows, columns = last - first + 1, max(run.tokens for run, _ in runs)
         keys = max(run.end for run, _ in runs)
         # A query that is none, between the runs and behind their ends, looks at position 0, lest its softmax be NaN.
         sees = [[0] * columns for _ in range(rows)]
         for run, _ in runs:
-            sees[run.slot - first][: run.count] = range(run.start, run.end)
+            sees[run.slot - first][: run.tokens] = range(run.start, run.end)
         mask = torch.arange(keys, device=device) <= torch.tensor(sees, device=device)[:, None, :, None]
         if rows == tokens and columns == 1 and [run.slot for run, _ in runs] == list(range(first, last + 1)):
             return _Short(first, rows, columns, keys, mask, None, None)
-        at = [start + column for run, start in runs for column in range(run.count)]
-        place = [(run.slot - first) * columns + column for run, _ in runs for column in range(run.count)]
+        at = [start + column for run, start in runs for column in range(run.tokens)]
+        place = [(run.slot - first) * columns + column for run, _ in runs for column in range(run.tokens)]
         return _Short(
             first, rows, columns, keys, mask, torch.tensor(at, device=device), torch.tensor(place, device=device)
         )
@@ -196,7 +196,7 @@ class SlotCache:
             rows = slice(short.first, short.first + short.rows)
             padded = query.new_zeros((short.rows * short.columns, *query.shape[1:]))
             padded[short.place] = query[short.at]
-            padded = padded.unflatten(0, (short.rows, short.columns))
+            padded = padded.view(short.rows, short.columns, *query.shape[1:])
             found = _attention(padded, keys[rows, : short.keys], values[rows, : short.keys], short.mask, scale)
             out[short.at] = found.flatten(0, 1)[short.place]
         for run, line, mask in layout.long:
@@ -212,12 +212,12 @@ def _attention(
 
     Query heads that share a key-value head stand in line as further queries, so that keys and values need no copies.
     """
-    rows, columns, heads, _ = query.shape
+    rows, columns, heads, size = query.shape
     shared = heads // keys.shape[2]
     if shared == 1 or mask is None:
         query = query.transpose(1, 2)
     else:
-        query = query.unflatten(2, (-1, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        query = query.reshape(rows, columns, -1, shared, size).permute(0, 2, 3, 1, 4).flatten(2, 3)
         mask = mask.expand(rows, 1, columns, mask.shape[-1]).repeat(1, 1, shared, 1)
     out = scaled_dot_product_attention(
         query,
@@ -230,7 +230,7 @@ def _attention(
     )
     if shared == 1 or mask is None:
         return out.transpose(1, 2)
-    return out.unflatten(2, (shared, columns)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    return out.reshape(rows, -1, shared, columns, out.shape[-1]).permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 def slot_attention(
@@ -248,9 +248,9 @@ def slot_attention(
     """For transformers: query, key and value have shape (1, heads, tokens, head size)."""
     if slots is None or softcap is not None or s_aux is not None:
         raise ModelError("this model's attention is of a kind that is not served here; serve it with vLLM")
-    line = (states[0].transpose(0, 1) for states in (query, key, value))
     layer: Any = module.layer_idx
-    return slots.attend(layer, *line, scaling)[None], None
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    return slots.attend(layer, query, key, value, scaling)[None], None
 
 
 def use_slots(model: PreTrainedModel) -> None:
