@@ -33,9 +33,7 @@ def send_folder(
     for parent in sorted({f"{target}/{name}".rpartition("/")[0] for name in files} | {target}):
         fileio.makedirs(parent)
     with ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(
-            lambda name: _transfer(str(folder / name), f"{target}/{name}", link, known.get(name)), files
-        )
+        digests = pool.map(lambda name: _transfer(str(folder / name), f"{target}/{name}", link, known.get(name)), files)
         return dict(zip(files, digests, strict=True))
 
 

@@ -22,7 +22,9 @@ def plan(
     ] = None,
     mfu: Annotated[
         float | None,
-        typer.Option(help="Share of the device's peak that is reached.", min=0.01, max=1.0, show_default="0.4, assumed"),
+        typer.Option(
+            help="Share of the device's peak that is reached.", min=0.01, max=1.0, show_default="0.4, assumed"
+        ),
     ] = None,
     price: Annotated[
         float | None, typer.Option(help="Of an hour of one device, in USD.", min=0.0, show_default="indicative")
@@ -131,7 +133,9 @@ def _costs(console: Console, plan: Plan) -> None:
     console.print(table)
     for found in plan.devices:
         if changes := " ".join(f"--set {change}" for change in found.changes):
-            console.print(f"{found.device.name}: {'faster with' if found.fits else 'fits with'} {changes}", markup=False)
+            console.print(
+                f"{found.device.name}: {'faster with' if found.fits else 'fits with'} {changes}", markup=False
+            )
         elif not found.fits:
             console.print(
                 f"{found.device.name}: does not fit by any setting; lower training.max_length, or take a larger device",

@@ -186,9 +186,7 @@ def _largest_rows(shape: Shape, settings: Settings, workload: Workload, device: 
     """Memory is linear in rows but for the fused loss's tile, so doubling and halving finds it."""
 
     def fits(rows: int) -> bool:
-        return (
-            on_gpu(shape, settings, _with_rows(workload.largest, rows), device).total <= device.memory_gib * GIB
-        )
+        return on_gpu(shape, settings, _with_rows(workload.largest, rows), device).total <= device.memory_gib * GIB
 
     if not fits(1):
         return 0

@@ -72,10 +72,10 @@ class Shape:
         Raises:
             TrainingError: a name that no layer has.
         """
-        names = {linear.name for linear in self.linears}
+        names = sorted({linear.name for linear in self.linears})
         if missing := [name for name in targets if name not in names]:
             raise TrainingError(
-                f"lora.target_modules {missing} match no layer of {self.name}; its layers are {', '.join(sorted(names))}"
+                f"lora.target_modules {missing} match no layer of {self.name}; its layers are {', '.join(names)}"
             )
         return tuple(linear for linear in self.linears if linear.name in targets)
 
