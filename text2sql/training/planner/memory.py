@@ -167,12 +167,12 @@ def _attention_bytes(shape: Shape, method: Method, batch: MicroBatch, wide: int)
 def _adapter_bytes(shape: Shape, method: Method) -> float:
     """Inputs of LoRA's two matrices. Without dropout, layers that read the same tensor share it.
 
-    Beside layers that are not quantised peft widens the input to fp32, and autocast makes a copy for each layer.
+    Where peft widens the input to fp32, autocast makes a 16-bit copy for each layer.
     """
     targets = shape.targeted(method.targets)
     a_layer = {part.name: part.count / shape.layers for part in targets}
     low_rank = method.rank * method.width * sum(a_layer.values())
-    copies = method.bits == 16 and method.width < FLOAT
+    copies = _widened(method)
     if method.dropout:
         noise = 1 if method.cuda else (FLOAT if copies else method.width)
         own = method.width * sum(_shared_inputs(shape.linears)) if method.bits == 8 else 0  # LLM.int8() keeps them too
@@ -180,6 +180,11 @@ def _adapter_bytes(shape: Shape, method: Method) -> float:
     if copies:
         return low_rank + sum(part.inputs * a_layer[part.name] * method.width for part in targets)
     return low_rank + method.width * sum(_shared_inputs(targets))
+
+
+def _widened(method: Method) -> bool:
+    """Whether peft gives an adapter its input in fp32: beside quantised layers only without autocast on CUDA."""
+    return method.width < FLOAT and (method.bits == 16 or not method.cuda)
 
 
 def _shared_inputs(targets: Sequence[Linear]) -> list[int]:
@@ -202,5 +207,6 @@ def loss_memory(shape: Shape, method: Method, batch: MicroBatch) -> float:
 
 def backward_work(shape: Shape, method: Method, batch: MicroBatch) -> float:
     """Gradients that pass through the feed-forward part of one layer, and a layer's weights de-quantised."""
-    gradients = 2 * method.width * batch.tokens * (shape.intermediate + shape.hidden)
+    width = FLOAT if _widened(method) else method.width
+    gradients = 2 * width * batch.tokens * (shape.intermediate + shape.hidden)
     return gradients + (method.width * shape.largest_linear if method.bits != 16 else 0)

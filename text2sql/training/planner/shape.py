@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -147,9 +147,9 @@ def shape_of_config(config: Any, section: ModelSection, source: str) -> Shape:
 
     from text2sql.training.model import explained, quiet
 
-    name = section.name
+    name, build = section.name, cast("Any", AutoModelForCausalLM)
     with explained(name), quiet(), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
+        model: Any = build.from_config(config, trust_remote_code=section.trust_remote_code)
     head = model.get_output_embeddings()
     found = Counter(
         (path.rsplit(".", 1)[-1], module.in_features, module.out_features)
