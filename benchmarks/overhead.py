@@ -26,6 +26,7 @@ from typing import Any
 PROJECT = Path(__file__).parents[1]
 CONFIG = PROJECT / "configs" / "tiny.yaml"
 CLAIM = 0.10
+SIDES = ("library", "ZenML")
 QUIET = {
     "ZENML_LOGGING_VERBOSITY": "WARN",
     "ZENML_ANALYTICS_OPT_IN": "false",
@@ -137,20 +138,23 @@ def run(name: str, rows: int, home: Path) -> dict[str, Any]:
 
 
 def show(rounds: list[dict[str, dict[str, Any]]]) -> None:
-    def middle(side_: str, pick: Callable[[dict[str, Any]], float]) -> float:
-        return statistics.median(pick(found[side_]) for found in rounds)
-
     print(f"{'step':<28}{'library, s':>12}{'ZenML, s':>12}{'more, s':>10}")
-    steps = list(rounds[0]["ZenML"]["steps"])
-    for step in steps:
-        alone, under = (middle(which, lambda found: found["steps"].get(step, 0.0)) for which in ("library", "ZenML"))
-        print(f"{step:<28}{alone:>12.2f}{under:>12.2f}{under - alone:>+10.2f}")
-    rest = [middle(which, lambda found: found["wall"] - sum(found["steps"].values())) for which in ("library", "ZenML")]
-    print(f"{'imports, start, in between':<28}{rest[0]:>12.2f}{rest[1]:>12.2f}{rest[1] - rest[0]:>+10.2f}")
+    for step in rounds[0]["ZenML"]["steps"]:
+        line(step, *(middle(rounds, which, lambda found, step=step: found["steps"].get(step, 0.0)) for which in SIDES))
+    between = (middle(rounds, which, lambda found: found["wall"] - sum(found["steps"].values())) for which in SIDES)
+    line("imports, start, in between", *between)
     for what, label in (("wall", "all"), ("processor", "all, processor time")):
-        alone, under = (middle(which, lambda found: found[what]) for which in ("library", "ZenML"))
-        print(f"{label:<28}{alone:>12.2f}{under:>12.2f}{under - alone:>+10.2f}   {under / alone - 1:+.1%}")
+        line(label, *(middle(rounds, which, lambda found, what=what: found[what]) for which in SIDES), share=True)
     print(f"claim: under {CLAIM:.0%} more at the default's size")
+
+
+def middle(rounds: list[dict[str, dict[str, Any]]], which: str, pick: Callable[[dict[str, Any]], float]) -> float:
+    return statistics.median(pick(found[which]) for found in rounds)
+
+
+def line(name: str, alone: float, under: float, share: bool = False) -> None:
+    more = f"   {under / alone - 1:+.1%}" if share else ""
+    print(f"{name:<28}{alone:>12.2f}{under:>12.2f}{under - alone:>+10.2f}{more}")
 
 
 def main() -> None:
@@ -167,7 +171,7 @@ def main() -> None:
         home = Path(folder)
         print(f"a fresh store: {run('store', 0, home)['wall']:.1f} s, once", flush=True)
         for number in range(arguments.rounds):
-            order = ("library", "ZenML") if number % 2 == 0 else ("ZenML", "library")
+            order = SIDES if number % 2 == 0 else SIDES[::-1]
             rounds.append({name: run(name, arguments.rows, home) for name in order})
     show(rounds)
 

@@ -80,7 +80,7 @@ def _show(plan: Plan) -> None:
             ("  from", work.source),
             ("steps", f"{work.steps:,} of {work.passes / work.steps:.3g} micro-batches"),
             ("largest batch", f"{work.largest.rows} × {work.largest.length} tokens, {work.largest.scored} with loss"),
-            ("arithmetic", f"{plan.teraflop / 1e6:,.3g} × 10^18 operations, nothing recomputed"),
+            ("arithmetic", f"{plan.teraflop:,.0f} × 10^12 operations, nothing recomputed"),
         ],
     )
     _memory(console, plan.devices)
@@ -118,14 +118,15 @@ def _costs(console: Console, plan: Plan) -> None:
         f"training alone, at {plan.mfu:.0%} of the peak (assumed; --mfu) and prices of {plan.prices_as_of} "
         "(indicative; --price)"
     )
-    table = Table(box=None, padding=(0, 2), title=title, title_justify="left")
-    for column in ("device", "GiB", "fits", "rows that fit", "hours", plan.currency, "tokens/s"):
-        table.add_column(column, justify="left" if column in ("device", "fits") else "right")
+    table = Table(box=None, padding=(0, 1), title=title, title_justify="left")
+    for column in ("device", "needs", "of GiB", "fits", "rows that fit", "hours", plan.currency, "tokens/s"):
+        table.add_column(column, justify="left" if column in ("device", "fits") else "right", no_wrap=True)
     for found in plan.devices:
         shown = (f"{found.cost.hours:,.2f}", f"{found.cost.money:,.2f}", f"{found.cost.tokens_per_second:,.0f}")
         table.add_row(
             found.device.name,
-            f"{found.memory.total / 2**30:.1f} of {found.device.memory_gib:g}",
+            f"{found.memory.total / 2**30:.1f}",
+            f"{found.device.memory_gib:.1f}",
             "yes" if found.fits else "NO",
             str(found.largest_rows),
             *(shown if found.fits else ("-", "-", "-")),
