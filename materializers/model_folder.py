@@ -15,7 +15,7 @@ from materializers.base import Metadata, PageMaterializer
 from materializers.html import page
 from materializers.transfer import receive_folder, send_folder
 from materializers.types import ModelFolder
-from text2sql.data.files import combined_checksum, list_files, new_folder, sha256_folder
+from text2sql.data.files import combined_checksum, folder_checksums, list_files, new_folder, sha256_folder
 from text2sql.deployment.artifacts import FILES, MANIFEST
 from text2sql.errors import ModelError
 
@@ -30,12 +30,13 @@ def cache_folder() -> Path:
     return Path(base).expanduser().resolve() / "models"
 
 
-def keep(folder: Path, digest: str | None = None) -> ModelFolder:
+def keep(folder: Path, checksums: dict[str, str] | None = None) -> ModelFolder:
     """Move a finished folder of ours into the cache, where the next step finds it without a copy.
 
-    `digest` is its checksum where that is known already.
+    `checksums` are those of its files where they are known already.
     """
-    digest = digest or sha256_folder(folder)
+    checksums = checksums or folder_checksums(folder)
+    digest = combined_checksum(checksums)
     place = cache_folder() / digest
     place.parent.mkdir(parents=True, exist_ok=True)
     _prune(place.parent)
@@ -45,7 +46,7 @@ def keep(folder: Path, digest: str | None = None) -> ModelFolder:
         if not place.is_dir():
             raise
         shutil.rmtree(folder)
-    return ModelFolder(place, digest)
+    return ModelFolder(place, digest, checksums)
 
 
 class ModelFolderMaterializer(PageMaterializer):
@@ -57,7 +58,7 @@ class ModelFolderMaterializer(PageMaterializer):
 
     def save(self, data: ModelFolder) -> None:
         ours = cache_folder() in data.path.resolve().parents
-        checksums = send_folder(data.path, f"{self.uri}/{FILES}", link=ours)
+        checksums = send_folder(data.path, f"{self.uri}/{FILES}", link=ours, known=data.checksums)
         if combined_checksum(checksums) != data.digest:
             raise ModelError(f"{data.path} changed while it was stored; run the command again")
         with self.artifact_store.open(f"{self.uri}/{MANIFEST}", "w") as file:
@@ -80,7 +81,7 @@ class ModelFolderMaterializer(PageMaterializer):
                     raise ModelError(
                         f"the stored model {self.uri} is damaged (SHA-256 differs); run again with --no-cache"
                     )
-                keep(incoming, digest)
+                keep(incoming, checksums)
         os.utime(place)
         return ModelFolder(place, digest)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,19 +17,23 @@ from text2sql.data.files import THREADS, list_files, sha256_file
 PIECE = 8 * 1024 * 1024
 
 
-def send_folder(folder: Path, target: str, link: bool = False) -> dict[str, str]:
+def send_folder(
+    folder: Path, target: str, link: bool = False, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Store every file of a folder under `target`, any path ZenML can write to.
 
-    `link` allows hard links instead of copies, for files that nobody will write to again.
+    `link` allows hard links instead of copies, for files that nobody will write to again; a linked file is read only
+    where its SHA-256 is not `known`.
 
     Returns:
-        The SHA-256 of each file by its relative path, taken from the bytes that were sent.
+        The SHA-256 of each file by its relative path; of a copy, taken from the bytes that were sent.
     """
+    known = known or {}
     files = [path.as_posix() for path in list_files(folder)]
     for parent in sorted({f"{target}/{name}".rpartition("/")[0] for name in files} | {target}):
         fileio.makedirs(parent)
     with ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(lambda name: _transfer(str(folder / name), f"{target}/{name}", link), files)
+        digests = pool.map(lambda name: _transfer(str(folder / name), f"{target}/{name}", link, known.get(name)), files)
         return dict(zip(files, digests, strict=True))
 
 
@@ -52,11 +56,11 @@ def _listing(folder: str, below: str = "") -> Iterator[str]:
             yield name
 
 
-def _transfer(source: str, target: str, link: bool) -> str:
+def _transfer(source: str, target: str, link: bool, known: str | None = None) -> str:
     if link:
         with suppress(OSError):  # another disk, another machine: copy instead
             os.link(source, target)
-            return sha256_file(Path(target))
+            return known or sha256_file(Path(target))
     with fileio.open(source, "rb") as incoming, fileio.open(target, "wb") as outgoing:
         return _copy(incoming, outgoing)
 

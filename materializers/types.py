@@ -20,6 +20,8 @@ class ModelFolder:
 
     path: Path
     digest: str
+    checksums: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """SHA-256 of each file by its relative path, where they are known: gigabytes are not read again to learn them."""
 
 
 class _Json:

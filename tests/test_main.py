@@ -34,6 +34,20 @@ def text2sql(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
+def test_help_imports_nothing_heavy():
+    """Which makes it quick; what a command needs is imported when it runs."""
+    script = (
+        "import json, runpy, sys\n"
+        "sys.argv = ['text2sql', '--help']\n"
+        "try: runpy.run_module('text2sql', run_name='__main__')\n"
+        "except SystemExit: print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "plan" in done.stdout
+    heavy = {"torch", "zenml", "transformers", "pandas", "datasets", "peft", "numpy", "pyarrow", "pydantic", "sqlglot"}
+    assert not heavy & set(json.loads(done.stdout.splitlines()[-1]))
+
+
 def test_peek_shows_what_carries_loss():
     shown = text2sql("peek", *FEW, "--rows", "1")
     assert shown.returncode == 0, shown.stderr

@@ -8,6 +8,7 @@ from text2sql.cli.benchmark import benchmark
 from text2sql.cli.data import peek, prepare
 from text2sql.cli.fetch import fetch
 from text2sql.cli.key import key
+from text2sql.cli.plan import plan
 from text2sql.cli.schema import schema
 from text2sql.cli.serve import serve
 
@@ -16,10 +17,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.callback()
 def commands() -> None:
-    """Look at schemas and data, prepare it, judge models, fetch and serve them."""
+    """Plan a run, look at schemas and data, prepare it, judge models, fetch and serve them."""
 
 
-for command in (schema, peek, prepare, benchmark, serve, key, fetch):
+for command in (plan, schema, peek, prepare, benchmark, serve, key, fetch):
     app.command()(command)
 
 if __name__ == "__main__":

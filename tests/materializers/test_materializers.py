@@ -174,6 +174,62 @@ def test_a_kept_folder_is_moved_and_stored_without_a_copy(make: Any, model: Mode
     assert len(list_files(kept.path)) == 3
 
 
+GIGANTIC = 256 * 2**20
+"""A file of this size with nothing in it takes no room on a disk, and as much as any other in memory."""
+
+
+@pytest.fixture
+def gigantic(tmp_path: Path) -> ModelFolder:
+    (tmp_path / "gigantic").mkdir()
+    with (tmp_path / "gigantic" / "model.safetensors").open("wb") as file:
+        file.truncate(GIGANTIC)
+    return ModelFolder(tmp_path / "gigantic", sha256_folder(tmp_path / "gigantic"))
+
+
+class Watched:
+    """What this process reads, and by how much its resident memory grows at most (Linux)."""
+
+    def __enter__(self) -> Watched:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+        self.resident, self.bytes_read = self._number("status", "VmRSS"), self._number("io", "rchar")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.grown = (self._number("status", "VmHWM") - self.resident) * 1024
+        self.bytes_read = self._number("io", "rchar") - self.bytes_read
+
+    @staticmethod
+    def _number(file: str, name: str) -> int:
+        lines = Path(f"/proc/self/{file}").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
+def test_a_gigantic_file_is_read_once_each_way_and_never_held(make: Any, gigantic: ModelFolder):
+    """A copy is hashed as it passes, a piece at a time."""
+    materializer = make("ModelFolderMaterializer")
+    for transfer in (lambda: materializer.save(gigantic), lambda: materializer.load(ModelFolder)):
+        with Watched() as watched:
+            transfer()
+        assert watched.bytes_read < 1.05 * GIGANTIC
+        assert watched.grown < 64 * 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")
+def test_what_was_hashed_when_it_was_made_is_not_read_again_to_be_stored(make: Any, gigantic: ModelFolder):
+    from materializers.model_folder import cache_folder, keep
+
+    incoming = cache_folder() / ".incoming"
+    incoming.parent.mkdir(parents=True)
+    gigantic.path.rename(incoming)
+    with Watched() as watched:
+        kept = keep(incoming)
+        make("ModelFolderMaterializer").save(kept)
+    assert kept.digest == gigantic.digest
+    assert watched.bytes_read < 1.05 * GIGANTIC, "hashed once, for its name"
+    assert watched.grown < 64 * 2**20
+
+
 def test_a_folder_that_changed_under_way_is_refused(make: Any, model: ModelFolder):
     (model.path / "model.safetensors").write_bytes(b"other")
     with pytest.raises(ModelError, match="changed"):
