@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,9 +23,9 @@ from text2sql.deployment import listener
 from text2sql.deployment.backend import Backend, Spec
 from text2sql.deployment.proxy import Proxy
 from text2sql.deployment.release import Release
-from text2sql.serving.connection import Bounds
-from text2sql.serving.server import listening
+from text2sql.serving.connection import Bounds, listening
 
+PROJECT = Path(listener.__file__).parents[2]
 MAX_BODY_BYTES = 200_000
 HEAD = "POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
@@ -66,6 +69,11 @@ def fronting(timeout: float = 20.0, body_timeout: float = 20.0, **bounds: Any) -
 
 def backend_at(port: int, version: str = "3") -> Backend:
     return Backend(Spec(Release("m", version, "d", "", ""), [], {}, ""), state="up", port=port)
+
+
+def test_the_gateway_needs_nothing_of_what_stands_behind_it():
+    program = "import sys, text2sql.deployment.gateway; print({'fastapi', 'sqlglot', 'torch'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=PROJECT) == b"set()\n"
 
 
 @pytest.fixture(scope="module")

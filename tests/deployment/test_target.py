@@ -17,7 +17,7 @@ from text2sql.deployment.checks import Question, Tell
 from text2sql.deployment.release import Release
 from text2sql.deployment.target import Limits, Serving, Status, deploy
 from text2sql.errors import DeploymentError
-from text2sql.serving.observe import VERSION_HEADER
+from text2sql.serving.connection import VERSION_HEADER
 
 QUESTIONS = [Question(f"question {i}", "CREATE TABLE t (c INTEGER)", f"SELECT {i} FROM t", True) for i in range(10)]
 LIMITS = Limits(min_agreement=0.9, check_seconds=20.0)
@@ -115,6 +115,9 @@ class StandIn:
     def status(self) -> Status:
         found = [Serving(release(s.version), "up", "") if s else None for s in (self.current, self.previous)]
         return Status("stand-in", self.address, *found)
+
+    def recover(self, tell: Tell) -> None:
+        """It does not break by itself."""
 
     def serves(self, wanted: Release) -> bool:
         return self.current is not None and self.current.version == wanted.version

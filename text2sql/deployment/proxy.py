@@ -15,9 +15,8 @@ from typing import Any
 import httpx
 
 from text2sql.deployment.backend import Backend
-from text2sql.serving.connection import raw_answer, unavailable
+from text2sql.serving.connection import VERSION_HEADER, raw_answer, unavailable
 from text2sql.serving.intake import slow
-from text2sql.serving.observe import VERSION_HEADER
 from text2sql.serving.problems import Problem
 
 logger = logging.getLogger(__name__)

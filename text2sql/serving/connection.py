@@ -2,13 +2,16 @@
 
 uvicorn waits for ever for the end of headers, and for a client to read. Here whatever is begun ends: a head that does
 not come is answered 408, a connection too many 503, and who does not read the answer, or still sends when it is out, is
-cut off. What bodies may be is for the app to say.
+cut off. What bodies may be is for the app to say. The gateway has this too, so it imports nothing of the API.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -16,8 +19,12 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from text2sql.errors import OutputError
 from text2sql.serving.problems import Problem
 
+VERSION_HEADER = "X-Model-Version"
+"""Of every reply from a stable address."""
+BACKLOG = 2048
 MAX_HEAD_BYTES = 16 << 10
 """Of a head that is not complete yet, whatever one read of the socket brings; longer ones are answered 400."""
 KEEP_ALIVE_SECONDS = 75
@@ -37,6 +44,24 @@ class Bounds:
     """In this time a client must read something of what waits for it."""
     max_connections: int = 400
     """At a time; at the gateway each may take another one to a server, and a process may usually open 1,024 files."""
+
+
+@contextlib.contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens there.
+
+    Raises:
+        OutputError: the address is taken or not ours.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.create_server(address, family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OutputError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port"
+        ) from None
+    with found:
+        yield found
 
 
 class BoundedProtocol(H11Protocol):

@@ -11,15 +11,14 @@ import contextlib
 import functools
 import logging
 import signal
-import socket
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from text2sql.errors import OutputError, Text2SQLError
+from text2sql.errors import Text2SQLError
 from text2sql.serving.app import create_app
-from text2sql.serving.connection import KEEP_ALIVE_SECONDS, MAX_HEAD_BYTES, BoundedProtocol, Bounds
+from text2sql.serving.connection import KEEP_ALIVE_SECONDS, MAX_HEAD_BYTES, BoundedProtocol, Bounds, listening
 from text2sql.serving.engines import build_served
 from text2sql.serving.logs import configure_logs
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from text2sql.serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
-
-_BACKLOG = 2048
 
 
 def serve(settings: ServerSettings, engine: Engine | None = None) -> int:
@@ -81,24 +78,6 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
         timeout_graceful_shutdown=max(round(settings.drain_seconds), 1),
         ws="none",
     )
-
-
-@contextlib.contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens there.
-
-    Raises:
-        OutputError: the address is taken or not ours.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.create_server(address, family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise OutputError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port"
-        ) from None
-    with found:
-        yield found
 
 
 class _Server(uvicorn.Server):
