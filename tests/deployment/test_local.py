@@ -446,8 +446,8 @@ def test_the_command_of_a_real_server(tmp_path: Path, monkeypatch: pytest.Monkey
     assert settings.vllm_log == tmp_path / "state" / "logs" / "vllm-3.log"
 
 
-def test_no_command_line_shows_a_password(local: Local):
-    local.change(server={"database": "postgresql://reader:hunter2@db/shop"})
+def test_no_command_line_shows_a_password(local: Local, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEXT2SQL_DATABASE", "postgresql://reader:hunter2@db/shop")
     local.deploy("1")
     assert local.servers()
     assert not [words for words in local.processes() if "hunter2" in words]

@@ -50,7 +50,7 @@ class LocalTarget:
         host = f"[{section.host}]" if ":" in section.host else section.host
         self.address = self.entrance = f"http://{_reachable(host)}:{section.port}"
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """As Target."""
         self._folder.make()
         return locked(self._folder.lock)

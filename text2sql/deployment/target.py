@@ -62,7 +62,7 @@ class Target(Protocol):
     def entrance(self) -> str:
         """The same as it is reached from here."""
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """While it is held nobody else changes anything here."""
 
     def status(self) -> Status:
