@@ -102,8 +102,8 @@ class ServerSettings(BaseSettings):
     """Seconds a query may run there."""
     query_rows: PositiveInt = 1_000
     """Rows of a result that are kept."""
-    guard_processes: PositiveInt = 2
-    """Processes that check answers and run queries; of several, one is kept for checks."""
+    guard_processes: PositiveInt = 4
+    """Processes that check answers and run queries, a query each; of several, one is kept for checks."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
