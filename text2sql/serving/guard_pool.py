@@ -48,8 +48,8 @@ class GuardPool:
         """Nothing is started yet.
 
         Args:
-            size: processes, of some 22 MB each; one does some 1,000 checks a second. Of several, one is kept for checks,
-                and each of the others runs a query.
+            size: processes, of some 22 MB each; one does some 1,000 checks a second. Of several, one is kept for
+                checks, and each of the others runs a query.
             patience: seconds that a caller waits for a process to be free.
         """
         self._size, self._patience = size, patience
