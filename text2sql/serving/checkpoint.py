@@ -143,6 +143,31 @@ def local_folder(model: str | Path, revision: str | None = None, trust_remote_co
         return Path(fetch(allow_patterns=patterns))
 
 
+def small_file(model: str | Path, name: str, revision: str | None = None) -> Path | None:
+    """A file beside the model's weights, which need not be fetched for it; None where the model has none of that name.
+
+    Raises:
+        ModelError: the hub does not say whether it has, and nor does the cache.
+    """
+    if Path(model).is_dir() or str(model).count("/") != 1:
+        return Path(model) / name if (Path(model) / name).is_file() else None
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    from text2sql.training.model import explained
+
+    with explained(str(model)):
+        try:
+            return Path(hf_hub_download(str(model), name, revision=revision))
+        except LocalEntryNotFoundError:  # no answer: where the model's own files are here, this would be among them
+            cached = Path(snapshot_download(str(model), revision=revision, local_files_only=True))
+            if not _is_complete(cached):
+                raise
+        except EntryNotFoundError:
+            pass
+    return None
+
+
 def _check_complete(folder: Path) -> None:
     if not _is_complete(folder):
         raise ModelError(
