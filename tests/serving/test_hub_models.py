@@ -12,6 +12,7 @@ import pytest
 from tests.serving.hub import Hub, hub_of_models
 from text2sql.errors import ModelError
 from text2sql.serving.checkpoint import find_checkpoint
+from text2sql.serving.loading import load_served
 from text2sql.serving.recipe import served_recipe
 from text2sql.serving.settings import ServerSettings
 from text2sql.training.recipe import Recipe, write_recipe
@@ -59,7 +60,9 @@ def test_a_revision_that_is_not_there_is_one_line(hub: Hub, model: Path):
         find_checkpoint(NAME, revision="no-such-branch")
 
 
-def test_row_24_a_pinned_revision_is_what_is_served(hub: Hub, model: Path, tmp_path: Path):
+def test_row_24_a_pinned_revision_is_what_is_served(
+    hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     first = hub.push(NAME, model)
     newer = Path(shutil.copytree(model, tmp_path / "newer"))
     write_recipe(newer, Recipe(prompt_template="{question} last: {context}"))
@@ -71,6 +74,10 @@ def test_row_24_a_pinned_revision_is_what_is_served(hub: Hub, model: Path, tmp_p
     assert find_checkpoint(NAME, revision=first).folder.name == first
     assert len(hub.asked) == asked, "a commit that the cache has is not asked for"
     assert find_checkpoint(NAME).folder.name == second, "and the newest that it has serves while the hub is down"
+    del hub.commits[NAME][first]
+    hub.goes(monkeypatch)
+    model_of, tokenizer = load_served(NAME, None, first)
+    assert model_of.config.vocab_size == len(tokenizer)
 
 
 def test_row_25_of_a_hub_model_no_pickle_is_fetched(hub: Hub, model: Path):

@@ -34,7 +34,7 @@ def served_recipe(settings: ServerSettings) -> Recipe:
     Raises:
         ModelError: the recipe or the prompt cannot be used: the model would be asked in words that it does not know.
     """
-    path = small_file(settings.model, FILE, settings.revision) or Path(settings.model) / FILE
+    path = small_file(FILE, settings.model, settings.revision) or Path(settings.model) / FILE
     recipe = read_recipe(path.parent) or Recipe()
     if settings.prompt_template is not None:
         path = settings.prompt_template
