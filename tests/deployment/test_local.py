@@ -298,6 +298,9 @@ def test_after_a_crash_one_server_takes_the_place_of_the_one_that_was_left(local
     assert max(seen) == 1
     assert local.servers() != [old]
     assert local.answering() == "1"
+    os.kill(local.pid, signal.SIGKILL)
+    local.target.stop(local.told.append)
+    assert local.servers() == [], "also of those nothing is left"
 
 
 def test_after_a_crash_what_was_live_serves_while_another_is_tried(local: Local):

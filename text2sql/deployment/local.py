@@ -17,7 +17,7 @@ from text2sql.deployment.backend import GRACE_SECONDS, Spec
 from text2sql.deployment.checks import Tell
 from text2sql.deployment.client import ORDER_SECONDS, POLL_SECONDS, GatewayClient
 from text2sql.deployment.commands import engine_of, environment, serve_command, server_variables
-from text2sql.deployment.gateway import Plan
+from text2sql.deployment.gateway import LEFT_SECONDS, Plan
 from text2sql.deployment.release import Release
 from text2sql.deployment.state import StateFolder, keep_release, last_words, locked, state_folder
 from text2sql.deployment.target import Serving, Status
@@ -158,7 +158,11 @@ class LocalTarget:
 
     def stop(self, tell: Tell) -> None:
         """As Target."""
-        tell("stopped" if self._gateway.end(self._section.drain_seconds) else "nothing runs")
+        ran = self._gateway.end(self._section.drain_seconds)
+        if self._folder.servers_lock.exists():
+            with locked(self._folder.servers_lock, LEFT_SECONDS, "servers of a gateway that was killed do not end"):
+                pass
+        tell("stopped" if ran else "nothing runs")
 
     def _spec(self, release: Release, folder: Path) -> Spec:
         return Spec(
