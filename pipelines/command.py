@@ -86,6 +86,10 @@ def _check_place(pipeline: str, settings: Settings, place: Place) -> None:
 
 
 def _run(request: Request, settings: Settings, place: Place) -> int:
+    from steps.production import mark_what_serves
+
+    if place.is_here:
+        mark_what_serves(settings)  # the champion of this run
     if request.pipeline == "retrain":
         from pipelines.again import retrain
 

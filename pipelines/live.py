@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steps.production import mark, mark_what_serves, warn_unmarked
 from text2sql.config_file import load_settings
 from text2sql.deployment.targets import target_of
 
@@ -36,6 +37,7 @@ def act(what: str, config: Path, overrides: list[str]) -> int:
         return 0
     status = target.status()
     _print(status_text(settings.name, status))
+    mark_what_serves(settings)
     return 0 if status.current and status.current.state == "up" else NOT_WELL
 
 
@@ -87,14 +89,9 @@ def show_deployment(finished: Finished, settings: Settings) -> None:
 def _mark(settings: Settings, version: str) -> None:
     """The stage follows what serves. A rollback must not need ZenML, so its troubles are told and no more."""
     try:
-        from zenml.client import Client
-
-        from steps.find_champion import STAGE
-
-        Client().get_model_version(settings.name, int(version)).set_stage(STAGE, force=True)
+        mark(settings, version)
     except Exception as error:  # noqa: BLE001 - ZenML's own, its store's and its server's
-        why = " ".join(str(error).split())[:200]
-        _tell(f"WARNING: version {version} serves, and could not be marked in ZenML ({why})")
+        warn_unmarked(f"version {version}, which serves,", error)
 
 
 def _tell(line: str) -> None:

@@ -7,7 +7,7 @@ from zenml import get_step_context, step
 from materializers.deployment import DeploymentMaterializer
 from materializers.types import DeploymentCard, ModelFolder
 from steps.console import announce, record, tell
-from steps.find_champion import STAGE
+from steps.production import mark
 from text2sql.config import Settings
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
@@ -39,7 +39,8 @@ def deploy(
         Limits(section.min_agreement, section.check_seconds),
         tell,
     )
-    _mark()
+    if version.isdecimal():
+        mark(settings, version)
     card = DeploymentCard.of(deployed)
     record({"deployed": card.address, "deployed_at": card.since}, model_version=True)
     return card
@@ -65,12 +66,3 @@ def _stored() -> "StoredModel | None":
     adapter = context.model.get_artifact("adapter")
     found = Source(adapter.uri, str(adapter.run_metadata["sha256"])) if adapter is not None else None
     return StoredModel(merged.uri, found)
-
-
-def _mark() -> None:
-    """The version that was in production until now is archived; one that is there already stays."""
-    try:
-        model = get_step_context().model
-    except RuntimeError:
-        return
-    model.set_stage(STAGE, force=True)

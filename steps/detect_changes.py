@@ -9,6 +9,7 @@ from materializers.figures import ReportMaterializer
 from materializers.types import Report
 from steps.cache import source_checksum
 from steps.console import announce, record, tell
+from steps.production import mark_what_serves
 from steps.reconcile import reconcile
 from text2sql.config import Settings
 
@@ -65,6 +66,7 @@ def detect_changes(settings: Settings) -> Annotated[Report, "changes"]:
     """Tell what is new; where nothing is, and steps run in pods of their own, end the run before they start."""
     announce("detect_changes", f"what is new for {settings.name}")
     reconcile(settings.name, _own_run_id())
+    mark_what_serves(settings)
     changes = find_changes(settings)
     tell(changes.line)
     record({"changed": ", ".join(changes.changed) or "nothing"})

@@ -7,9 +7,8 @@ from zenml import step
 from materializers.figures import ReferenceMaterializer
 from materializers.types import ModelReference
 from steps.console import announce, record, tell
+from steps.production import STAGE
 from text2sql.config import Settings
-
-STAGE = "production"
 
 
 # Never from the cache: what is in production changes without a change of code or settings.

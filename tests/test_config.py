@@ -200,6 +200,34 @@ def test_settings_are_frozen():
         Settings().lora.r = 3  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://reader:hunter2@db/shop",
+        "mysql+pymysql://reader:hun/ter2@db:3306/shop?charset=utf8",
+        "postgresql://reader@db/shop?sslmode=require&password=hunter2",
+        "postgresql://db/shop?sslpassword=hunter2",
+    ],
+)
+def test_a_password_does_not_get_as_far_as_zenml(config, url: str):
+    for text, overrides in (
+        (f"deploy: {{server: {{database: '{url}'}}}}", ()),
+        ("", (f"deploy.server.database={url}",)),
+    ):
+        with pytest.raises(
+            ConfigError, match="deploy.server: the URL in database has a password.*TEXT2SQL_DATABASE"
+        ) as e:
+            load_settings(config(text), overrides)
+        assert "ter2" not in str(e.value)
+    for harmless in (
+        "shop.sqlite",
+        "sqlite:///a@b.sqlite",
+        "postgresql://reader@db:5432/shop",
+        "http://10.0.0.1:8000/v1",
+    ):
+        assert load_settings(config(""), (f"deploy.server.database={harmless}",)).deploy.server["database"] == harmless
+
+
 def test_keep_resets_what_it_does_not_name(config):
     settings = load_settings(config("training: {seed: 7}\ngate: {beats_base: false}\nname: other"))
     kept = settings.keep("training")

@@ -276,6 +276,43 @@ def test_a_gateway_that_is_killed_goes_on_with_what_was_verified(local: Local):
     assert status.current.release.version == "1"
 
 
+def test_after_a_crash_one_server_takes_the_place_of_the_one_that_was_left(local: Local):
+    local.deploy("1", lingers=2)
+    [old] = local.servers()
+    os.kill(local.pid, signal.SIGKILL)
+    assert local.servers() == [old], "it outlives the gateway for a moment"
+    ending, seen = threading.Event(), [1]
+
+    def count() -> None:
+        while not ending.is_set():
+            seen.append(len(local.servers()))
+            time.sleep(0.02)
+
+    counting = threading.Thread(target=count)
+    counting.start()
+    try:
+        assert local.deploy("1", lingers=2).parity is None, "it is what was live"
+    finally:
+        ending.set()
+        counting.join()
+    assert max(seen) == 1
+    assert local.servers() != [old]
+    assert local.answering() == "1"
+    os.kill(local.pid, signal.SIGKILL)
+    local.target.stop(local.told.append)
+    assert local.servers() == [], "also of those nothing is left"
+
+
+def test_after_a_crash_what_was_live_serves_while_another_is_tried(local: Local):
+    local.deploy("1")
+    os.kill(local.pid, signal.SIGKILL)
+    heard = []
+    local.hook = lambda line: heard.append(local.answering()) if "smoke" in line else None
+    local.deploy("2")
+    assert heard == ["1"]
+    assert local.answering() == "2"
+
+
 def test_nothing_is_left_where_the_path_of_the_socket_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "short").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "short"))
@@ -412,8 +449,8 @@ def test_the_command_of_a_real_server(tmp_path: Path, monkeypatch: pytest.Monkey
     assert settings.vllm_log == tmp_path / "state" / "logs" / "vllm-3.log"
 
 
-def test_no_command_line_shows_a_password(local: Local):
-    local.change(server={"database": "postgresql://reader:hunter2@db/shop"})
+def test_no_command_line_shows_a_password(local: Local, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEXT2SQL_DATABASE", "postgresql://reader:hunter2@db/shop")
     local.deploy("1")
     assert local.servers()
     assert not [words for words in local.processes() if "hunter2" in words]

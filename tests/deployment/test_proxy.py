@@ -6,9 +6,14 @@ import asyncio
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,8 +23,9 @@ from text2sql.deployment import listener
 from text2sql.deployment.backend import Backend, Spec
 from text2sql.deployment.proxy import Proxy
 from text2sql.deployment.release import Release
-from text2sql.serving.server import listening
+from text2sql.serving.connection import Bounds, listening
 
+PROJECT = Path(listener.__file__).parents[2]
 MAX_BODY_BYTES = 200_000
 HEAD = "POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
@@ -41,11 +47,11 @@ class Front:
 
 
 @contextlib.contextmanager
-def fronting(timeout: float = 20.0, body_timeout: float = 20.0) -> Iterator[Front]:
+def fronting(timeout: float = 20.0, body_timeout: float = 20.0, **bounds: Any) -> Iterator[Front]:
     with listening("127.0.0.1", 0) as found:
         front = Front(f"http://127.0.0.1:{found.getsockname()[1]}")
         proxy = Proxy(lambda: front.backend, timeout, body_timeout, MAX_BODY_BYTES)
-        server = listener.server(proxy, 2)
+        server = listener.server(proxy, 2, Bounds(**bounds))
 
         async def main() -> None:
             await server.serve(sockets=[found])
@@ -63,6 +69,11 @@ def fronting(timeout: float = 20.0, body_timeout: float = 20.0) -> Iterator[Fron
 
 def backend_at(port: int, version: str = "3") -> Backend:
     return Backend(Spec(Release("m", version, "d", "", ""), [], {}, ""), state="up", port=port)
+
+
+def test_the_gateway_needs_nothing_of_what_stands_behind_it():
+    program = "import sys, text2sql.deployment.gateway; print({'fastapi', 'sqlglot', 'torch'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=PROJECT) == b"set()\n"
 
 
 @pytest.fixture(scope="module")
@@ -191,10 +202,16 @@ def answer(raw: socket.socket) -> tuple[int, dict[str, object]]:
     return int(head.split()[1]), json.loads(body)["error"]
 
 
+@pytest.fixture
+def hasty(api: Running) -> Iterator[Front]:
+    with fronting(head_seconds=0.5) as found:
+        found.backend = backend_at(api.port)
+        yield found
+
+
 @pytest.mark.parametrize("words", ["", HEAD, f"{HEAD}X-Endless: {'x' * 1000}"], ids=["silent", "slow", "endless"])
-def test_headers_that_do_not_end_are_answered_408(front: Front, monkeypatch: pytest.MonkeyPatch, words: str):
-    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.5)
-    with front.connect() as raw:
+def test_headers_that_do_not_end_are_answered_408(hasty: Front, words: str):
+    with hasty.connect() as raw:
         raw.sendall(words.encode())
         begun = time.monotonic()
         status, error = answer(raw)
@@ -202,18 +219,16 @@ def test_headers_that_do_not_end_are_answered_408(front: Front, monkeypatch: pyt
     assert time.monotonic() - begun < 5
 
 
-def test_slow_headers_of_a_later_request_too(front: Front, monkeypatch: pytest.MonkeyPatch):
-    with front.connect() as raw:
+def test_slow_headers_of_a_later_request_too(hasty: Front):
+    with hasty.connect() as raw:
         raw.sendall(f"GET /readyz{HEAD[14:]}\r\n".encode())
         assert raw.recv(65_536).startswith(b"HTTP/1.1 200")
-        monkeypatch.setattr(listener, "HEAD_SECONDS", 0.5)
         raw.sendall(b"GET /")
         assert answer(raw)[0] == 408
 
 
-def test_slow_headers_that_begin_while_another_request_is_answered(front: Front, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(listener, "HEAD_SECONDS", 0.5)
-    with front.connect() as raw:
+def test_slow_headers_that_begin_while_another_request_is_answered(hasty: Front):
+    with hasty.connect() as raw:
         raw.sendall(f"GET /readyz{HEAD[14:]}\r\nGET /".encode())
         with raw.makefile("rb") as file:
             assert file.read().split(b"HTTP/1.1 ")[2].startswith(b"408")
@@ -251,15 +266,71 @@ def test_a_body_that_no_route_would_take_is_not_taken_up(front: Front):
     assert (status, error["code"]) == (413, "too_long")
 
 
-def test_a_connection_too_many_is_answered_503(front: Front, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 3)
-    with contextlib.ExitStack() as held:
-        for _ in range(3):
-            held.enter_context(front.connect())
-        time.sleep(0.2)
+def test_a_connection_too_many_is_answered_503(api: Running):
+    with fronting(max_connections=3) as front:
+        front.backend = backend_at(api.port)
+        with contextlib.ExitStack() as held:
+            for _ in range(3):
+                held.enter_context(front.connect())
+            time.sleep(0.2)
+            with front.client() as client:
+                reply = client.get("/readyz")
+            assert reply.status_code == 503
+            assert reply.headers["Retry-After"] == "5"
+            assert "too many connections" in reply.json()["error"]["message"]
+        until(lambda: httpx.get(f"{front.url}/readyz", trust_env=False).status_code == 200, 10)
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Answers with as many bytes as its path says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        size = int(self.path.removeprefix("/"))
+        self.send_response(200)
+        self.send_header("Content-Length", str(size))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(0, size, 50_000):
+                self.wfile.write(b"x" * 50_000)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def generous() -> Iterator[Backend]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever).start()
+        yield backend_at(server.server_port)
+        server.shutdown()
+
+
+def test_a_client_that_does_not_read_is_cut_off_and_others_are_answered(generous: Backend):
+    with fronting(write_seconds=0.5) as front, contextlib.ExitStack() as held:
+        front.backend = generous
+        deaf = [held.enter_context(front.connect()) for _ in range(5)]
+        for raw in deaf:
+            raw.sendall(b"GET /500000000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(lambda: generous.held == 5, 10)
         with front.client() as client:
-            reply = client.get("/readyz")
-        assert reply.status_code == 503
-        assert reply.headers["Retry-After"] == "5"
-        assert "too many connections" in reply.json()["error"]["message"]
-    until(lambda: httpx.get(f"{front.url}/readyz", trust_env=False).status_code == 200, 10)
+            begun = time.monotonic()
+            assert len(client.get("/1000000").content) == 1_000_000
+            assert time.monotonic() - begun < 5
+        until(lambda: generous.held == 0, 10)
+        for raw in deaf:
+            assert sum(len(piece) for piece in iter(lambda: raw.recv(1 << 20), b"")) < 100_000_000  # noqa: B023
+
+
+def test_a_client_that_reads_slowly_gets_it_all(generous: Backend):
+    with fronting(write_seconds=0.5) as front, front.connect() as raw:
+        front.backend = generous
+        raw.sendall(b"GET /20000000 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        read, begun = 0, time.monotonic()
+        while piece := raw.recv(1_000_000, socket.MSG_WAITALL):
+            read += len(piece)
+            time.sleep(0.1)
+        assert read > 20_000_000
+        assert time.monotonic() - begun > 1.5, "several times the deadline"

@@ -123,6 +123,11 @@ def test_a_models_life_in_production(call: Callable[..., Result], port: int, wor
     assert zenml_client.get_model_version(NAME, "production").number == 3
     assert zenml_client.get_model_version(NAME, 1).stage == "archived"
 
+    zenml_client.get_model_version(NAME, 1).set_stage("production", force=True)  # as if it had died before it marked
+    (workdir / "state" / "text2sql" / NAME / "marked.json").unlink()
+    assert call("--pipeline", "status").exit_code == 0
+    assert zenml_client.get_model_version(NAME, "production").number == 3
+
     back = call("--rollback")
     assert back.exit_code == 0, back.output
     assert version_that_answers(port) == "1"

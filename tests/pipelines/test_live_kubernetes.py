@@ -20,6 +20,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(target, "Pace", lambda: Pace(0.01, 0.2, 2.0, 3))
     monkeypatch.setattr("pipelines.live._mark", lambda *_: None)  # ZenML is not what this is about
+    monkeypatch.setattr("pipelines.live.mark_what_serves", lambda _: None)
 
 
 def call(place: Place, *words: str, **changes: str) -> Result:  # noqa: F811

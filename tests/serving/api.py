@@ -16,8 +16,9 @@ import uvicorn
 
 from text2sql.errors import EngineBusy, EngineDead, RequestError, Text2SQLError
 from text2sql.serving.app import create_app
+from text2sql.serving.connection import listening
 from text2sql.serving.engine import Chunk, Completion, Engine, Health, Lifecycle, Load, Options
-from text2sql.serving.server import listening, uvicorn_config
+from text2sql.serving.server import uvicorn_config
 from text2sql.serving.settings import ServerSettings
 
 SINGERS = "CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER)"

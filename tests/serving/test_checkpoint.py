@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +14,6 @@ from text2sql.serving.checkpoint import find_checkpoint
 
 if TYPE_CHECKING:
     from text2sql.training.finetune import TrainedAdapter
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def copied(model: Path, folder: Path) -> Path:
@@ -63,23 +57,3 @@ def test_what_is_nowhere_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ModelError, match="there is no such folder") as error:
         find_checkpoint(tmp_path / "absent")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("engine", ["vllm", "transformers"])
-def test_row_24_a_pinned_and_cached_model_needs_no_hub(tiny_model: Path, tmp_path: Path, engine: str):
-    """Its files are in the cache, the hub does not answer, and the revision has no name any more."""
-    snapshot = tmp_path / "hub" / "models--someone--sql" / "snapshots" / COMMIT
-    shutil.copytree(tiny_model, snapshot)
-    ask = {
-        "vllm": "from text2sql.serving.checkpoint import find_checkpoint as find\nprint(find(*given).folder)",
-        "transformers": "from text2sql.serving.loading import load_served as load\nprint(len(load(*given)))",
-    }[engine]
-    environment = {name: text for name, text in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    program = textwrap.dedent(f"given = 'someone/sql', None, {COMMIT!r}\n{ask}\n")
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split()[-1] == (str(snapshot) if engine == "vllm" else "2")

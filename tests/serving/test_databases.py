@@ -12,7 +12,7 @@ import pytest
 
 from tests.serving.servers import PASSWORD, postgres
 from text2sql.errors import DatabaseError, ExecutionError, QueryTimeoutError, SqlError
-from text2sql.serving.databases import Limits, ServerSource, Source, open_source
+from text2sql.serving.databases import Limits, ServerSource, Source, caution, open_source
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT SUM(i) FROM n"
 QUICK = Limits(seconds=2, rows=100)
@@ -112,6 +112,24 @@ def test_where_else_is_refused(where: str, words: str, tmp_path: Path, monkeypat
         open_source(where).run("SELECT 1", QUICK)
     assert "hunter2" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("url", ["mysql://u:hunter2@127.0.0.1:1/d", "mariadb+pymysql://u:hunter2@127.0.0.1:1/d"])
+def test_what_was_never_tried_says_so(url: str):
+    """No MySQL is to be had for the tests: what is known is that its driver is found, and what is said."""
+    said = caution(url)
+    assert said is not None
+    assert "was tried against no server" in said
+    assert "hunter2" not in said
+    with pytest.raises(DatabaseError, match="cannot be reached") as caught:
+        open_source(url).run("SELECT 1", QUICK)
+    assert "hunter2" not in str(caught.value)
+    assert [caution(where) for where in ("shop.sqlite", "sqlite:///x", "postgresql://h/d")] == [None] * 3
+
+
+def test_a_missing_driver_is_named():
+    with pytest.raises(DatabaseError, match=r"no driver for mysql\+mysqldb; install it: pip install \"mysqlclient\""):
+        open_source("mysql+mysqldb://u:hunter2@127.0.0.1:1/d").run("SELECT 1", QUICK)
 
 
 def test_a_server_out_of_reach_is_told_without_its_password():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ def test_sync_engine_answers_streams_and_ends(tiny_model: Path):
         with pytest.raises(RequestError):
             next(engine.stream("", options))
     assert set(threading.enumerate()) <= before
+
+
+def test_the_example_of_the_docs_runs(tiny_model: Path, capsys: pytest.CaptureFixture[str]):
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text("utf-8")
+    [program] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "SyncEngine" in block]
+    exec(program.replace("results/merged_model", str(tiny_model)), {})  # noqa: S102
+    assert capsys.readouterr().out.split()[-1] in ("stop", "length")
 
 
 def test_an_interrupt_ends_the_answer_and_not_the_engine(tiny_model: Path):

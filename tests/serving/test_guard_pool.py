@@ -16,6 +16,7 @@ from tests.sql.cases import read_hostile
 from text2sql.errors import DatabaseError, GuardBusy, QueryTimeoutError, SqlError, UnsafeSqlError
 from text2sql.serving.databases import Limits
 from text2sql.serving.guard_pool import GuardPool
+from text2sql.serving.settings import ServerSettings
 
 T = TypeVar("T")
 SCHEMA, HOSTILE = read_hostile()
@@ -162,6 +163,18 @@ def test_long_queries_leave_a_process_to_checks(file: Path):
         assert {type(error) for error in ended} == {QueryTimeoutError}
 
     with_pool(use, size=2)
+
+
+def test_by_default_a_slow_query_does_not_hold_up_another(file: Path):
+    async def use(pool: GuardPool) -> None:
+        slow = [asyncio.ensure_future(pool.run(str(file), ENDLESS, Limits(seconds=2))) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert (await pool.run(str(file), GOOD, Limits())).rows == [["Joe"]]
+        assert not any(query.done() for query in slow)
+        for query in slow:
+            query.cancel()
+
+    with_pool(use, ServerSettings().guard_processes)
 
 
 def test_callers_that_go_away_do_not_garble_the_next_answer():

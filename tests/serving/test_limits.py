@@ -10,6 +10,8 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +94,27 @@ def test_row_17_headers_without_end_are_cut_off(server: Running, headers: bytes)
 
 def test_row_17_head_that_trickles_in_is_not_waited_for(server: Running):
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    for sent in ([b""], [whole[:8]], [whole[:8], whole[8:20]], [whole, whole[:8]]):
+
+    def check(sent: list[bytes]) -> None:
         begun = time.monotonic()
-        assert raw(server, *sent, pause=0.2).count(b"HTTP/1.1 200") == sent.count(whole)
+        answers = raw(server, *sent, pause=0.2).split(b"HTTP/1.1 ")[1:]
+        assert [answer[:3] for answer in answers] == [b"200"] * sent.count(whole) + [b"408"]
+        assert code_of(b"HTTP/1.1 " + answers[-1]) == (408, "slow_request")
         assert 0.9 < time.monotonic() - begun < 5
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(check, ([b""], [whole[:8]], [whole[:8], whole[8:20]], [whole, whole[:8]])))
+
+
+def test_answers_that_nobody_reads_end_the_connection(server: Running, monkeypatch: pytest.MonkeyPatch):
+    protocol: Any = server.server.config.http
+    monkeypatch.setitem(protocol.keywords, "bounds", replace(protocol.keywords["bounds"], write_seconds=0.5))
+    with socket.create_connection(("127.0.0.1", server.port)) as deaf:
+        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500)
+        here = deaf.getsockname()
+        connections = server.server.server_state.connections
+        until(lambda: here in [connection.client for connection in connections], 5)
+        until(lambda: here not in [connection.client for connection in connections], 20)
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "abc", "9" * 30])

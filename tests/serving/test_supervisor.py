@@ -40,9 +40,19 @@ if mode == "dies" or (mode == "dies for a while" and 1 < int(starts.read_text())
     raise ValueError("no such weights")
 if mode == "hangs":
     time.sleep(600)
+if mode == "loads slowly":
+    time.sleep(2)
+asked = 0
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        global asked
+        asked += 1
         self.send_response(200); self.end_headers()
+        busy = mode in ("works", "makes no token") and int(starts.read_text()) == 1
+        made = asked if mode == "works" else 7
+        if self.path == "/metrics":
+            self.wfile.write(f'vllm:num_requests_running{{engine="0"}} {2.0 * busy}\\n'
+                             f'vllm:generation_tokens_total{{engine="0"}} {made}.0\\n'.encode())
 http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
@@ -226,6 +236,40 @@ def test_one_that_dies_soon_after_each_start_waits_longer_each_time(tmp_path: Pa
     pauses = [float(line.split()[-2]) for line in told if "starting it again in" in line]
     assert pauses == ([0.02, 0.04, 0.08] if healthy_seconds else [0.02] * 3)
     assert all("exit code 137" in line for line in told if "starting it again in" in line)
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        ("stopped", "did not answer its health check for 1 s"),
+        ("makes no token", "made no token for 1 s, with 2 requests in work"),
+    ],
+)
+def test_row_21_one_that_hangs_is_started_again(tmp_path: Path, mode: str, why: str):
+    server = stand_in(tmp_path, mode, hang_seconds=1.0, grace_seconds=0.5)
+    told: list[str] = []
+    server._progress = told.append
+
+    async def work() -> None:
+        before = alive(tmp_path)
+        if mode == "stopped":
+            os.kill(before[0], signal.SIGSTOP)
+        await until(lambda: server.restarts == 1 and server.state == "up")
+        assert answers(server)
+        assert not set(before) & set(alive(tmp_path)), "nothing of the first one is left"
+        await asyncio.sleep(1.5)
+        assert server.restarts == 1
+
+    supervised(server, work)
+    assert [why in line for line in told if "starting it again in" in line] == [True]
+    assert alive(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", ["serves", "works", "loads slowly"])
+def test_one_that_is_idle_at_work_or_slow_to_load_is_let_be(tmp_path: Path, mode: str):
+    server = stand_in(tmp_path, mode, hang_seconds=0.6)
+    supervised(server, lambda: asyncio.sleep(2))
+    assert (tmp_path / "starts").read_text() == "1"
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from text2sql.config.section import Fraction, Name, Section
+
+PASSWORD_IN_URL = re.compile(r"://[^/@]*:[^@]+@|://.*[?&]\w*(password|passwd|pwd)=", re.IGNORECASE)
+"""user:password@ or ?password=, as drivers of databases take them."""
 
 
 class KubernetesSection(Section):
@@ -58,7 +62,19 @@ class DeploySection(Section):
     keep_previous: Literal["stopped", "running"] = "stopped"
     """running: a rollback is instant, and two models fill the memory."""
     server: dict[Name, str | int | float | bool] = {}  # noqa: RUF012 - pydantic copies it
-    """More settings of the server (docs/serving.md), e.g. {batch_size: 32, database: shop.sqlite}."""
+    """More settings of the server (docs/serving.md), e.g. {batch_size: 32, database: shop.sqlite}; no passwords."""
+
+    @field_validator("server")
+    @classmethod
+    def _holds_no_password(cls, server: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
+        """ZenML keeps the parameters of steps as plain text, and shows them."""
+        for key, value in server.items():
+            if isinstance(value, str) and PASSWORD_IN_URL.search(value):
+                raise ValueError(
+                    f"the URL in {key} has a password, which ZenML would keep as plain text; leave {key} out, and set "
+                    f"TEXT2SQL_{key.upper()} in the environment of whoever deploys"
+                )
+        return server
 
     @property
     def on_loopback(self) -> bool:

@@ -71,6 +71,8 @@ class Backend:
 
     spec: Spec
     lives_on: bool = False
+    inherited: tuple[int, ...] = ()
+    """Descriptors that its keeper holds until nothing of it is left."""
     state: State = "starting"
     why: str = ""
     """Why it is not up, in one line."""
@@ -170,6 +172,7 @@ class Backend:
             *(*self.spec.command, "--port", str(self.port)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
+            pass_fds=self.inherited,
             env=self.spec.environment,
             cwd=folder if folder.is_dir() else None,
             start_new_session=True,

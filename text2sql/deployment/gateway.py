@@ -18,17 +18,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from text2sql.deployment.backend import Backend, Spec
+from text2sql.deployment.backend import GRACE_SECONDS, Backend, Spec
 from text2sql.deployment.control import control_app, private_socket
 from text2sql.deployment.listener import server
 from text2sql.deployment.proxy import Proxy
 from text2sql.deployment.state import StateFolder, locked, read_json, started_at, write_json
 from text2sql.errors import DeploymentError, Text2SQLError
-from text2sql.serving.server import listening
+from text2sql.serving.connection import listening
+from text2sql.serving.keeper import KILL_SECONDS
 
 logger = logging.getLogger(__name__)
 
 ORPHAN_SECONDS = 5.0
+LEFT_SECONDS = GRACE_SECONDS + KILL_SECONDS + 5.0
+"""In which the servers of a gateway that was killed end: by themselves, but not at once."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Plan:
 class Gateway:
     """The servers behind one address: the current one, the one before it, and one that may come after it."""
 
-    def __init__(self, folder: StateFolder, plan: Plan, socket_path: Path) -> None:
-        self.folder, self.plan, self.socket_path = folder, plan, socket_path
+    def __init__(self, folder: StateFolder, plan: Plan, socket_path: Path, servers_lock: int) -> None:
+        self.folder, self.plan, self.socket_path, self.servers_lock = folder, plan, socket_path, servers_lock
         self.current: Backend | None = None
         self.previous: Backend | None = None
         self.candidate: Backend | None = None
@@ -75,13 +78,13 @@ class Gateway:
         """Serve again what was served when the last gateway ended, unless it was told to stop."""
         kept = read_json(self.folder.state)
         if raw := kept.get("current"):
-            self.current = Backend(
-                Spec.from_dict(raw), lives_on=True, state="stopped" if kept.get("stopped") else "starting"
-            )
+            self.current = self._backend(Spec.from_dict(raw))
+            self.current.lives_on, self.current.state = True, "stopped" if kept.get("stopped") else "starting"
             if self.serves:
                 self._start(self.current)
         if raw := kept.get("previous"):
-            self.previous = Backend(Spec.from_dict(raw), state="stopped")
+            self.previous = self._backend(Spec.from_dict(raw))
+            self.previous.state = "stopped"
         self._write()
 
     async def begin(self, spec: Spec) -> None:
@@ -90,7 +93,7 @@ class Gateway:
         if self.previous is not None and self.previous.state == "up" and self.previous.spec.asks_for(spec):
             self.candidate = self.previous
             return
-        self.candidate = Backend(spec)
+        self.candidate = self._backend(spec)
         self._start(self.candidate)
 
     def promote(self) -> None:
@@ -200,6 +203,9 @@ class Gateway:
         if backend not in (self.current, self.candidate):  # a rollback may have come meanwhile
             await self._stop(backend)
 
+    def _backend(self, spec: Spec) -> Backend:
+        return Backend(spec, inherited=(self.servers_lock,))
+
     def _start(self, backend: Backend) -> None:
         self._running.add(backend)
         backend.start()
@@ -227,10 +233,10 @@ class Gateway:
         )
 
 
-async def run(folder: StateFolder, plan: Plan, public: socket.socket) -> None:
+async def run(folder: StateFolder, plan: Plan, public: socket.socket, servers_lock: int) -> None:
     """Until a signal, or the order to stop."""
     with private_socket(folder) as (path, private):
-        gateway = Gateway(folder, plan, path)
+        gateway = Gateway(folder, plan, path, servers_lock)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, gateway.ending.set)
         servers = [(server(gateway.proxy, plan.drain_seconds), public), (server(control_app(gateway), 1.0), private)]
@@ -257,8 +263,9 @@ def main(state: str) -> int:
     folder = StateFolder(Path(state))
     try:
         plan = Plan(**read_json(folder.plan))
-        with listening(plan.host, plan.port) as public:
-            asyncio.run(run(folder, plan, public))
+        left = "servers of the gateway before this one still run"
+        with locked(folder.servers_lock, LEFT_SECONDS, left) as servers_lock, listening(plan.host, plan.port) as public:
+            asyncio.run(run(folder, plan, public, servers_lock))
     except Text2SQLError as error:
         logger.error("error: %s", error)
         return error.exit_code

@@ -17,7 +17,7 @@ from text2sql.deployment.backend import GRACE_SECONDS, Spec
 from text2sql.deployment.checks import Tell
 from text2sql.deployment.client import ORDER_SECONDS, POLL_SECONDS, GatewayClient
 from text2sql.deployment.commands import engine_of, environment, serve_command, server_variables
-from text2sql.deployment.gateway import Plan
+from text2sql.deployment.gateway import LEFT_SECONDS, Plan
 from text2sql.deployment.release import Release
 from text2sql.deployment.state import StateFolder, keep_release, last_words, locked, state_folder
 from text2sql.deployment.target import Serving, Status
@@ -50,7 +50,7 @@ class LocalTarget:
         host = f"[{section.host}]" if ":" in section.host else section.host
         self.address = self.entrance = f"http://{_reachable(host)}:{section.port}"
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """As Target."""
         self._folder.make()
         return locked(self._folder.lock)
@@ -60,15 +60,32 @@ class LocalTarget:
         told = self._gateway.told()
         if told is None:
             kept = self._gateway.kept()
-            found = {name: self._kept(kept.get(name)) for name in ("current", "previous")}
-            detail = "the gateway does not run" + ("; deploy again to start it" if found["current"] else "")
-            return Status("local", self._address_of(kept), **found, detail=detail)
+            current, previous = self._kept(kept.get("current")), self._kept(kept.get("previous"))
+            detail = "the gateway does not run" + ("; deploy again to start it" if current else "")
+            return Status("local", self._address_of(kept), current, previous, detail)
         return Status(
             "local",
             self._address_of(self._gateway.kept()),
             current=self._serving(told["current"]),
             previous=self._serving(told["previous"]),
+            settled=told["settled"],
         )
+
+    def recover(self, tell: Tell) -> None:
+        """As Target. The gateway starts what the last one served; what is to go live may be that, and needs no second
+        server beside it."""
+        kept = self._gateway.kept()
+        if self._gateway.told() is not None or kept.get("stopped") or (current := kept.get("current")) is None:
+            return
+        self._ensure_gateway(tell)
+        spec = Spec.from_dict(current)
+        tell(f"{spec.release.title} was live when the last gateway ended; starting it again")
+        deadline = time.monotonic() + spec.startup_seconds + 2 * GRACE_SECONDS
+        while time.monotonic() < deadline:
+            told = self._gateway.order("status", method="GET")["current"]
+            if told["state"] != "starting" or told["restarts"]:  # it is up, or does not come up
+                return
+            time.sleep(POLL_SECONDS)
 
     def serves(self, release: Release) -> bool:
         """As Target."""
@@ -141,7 +158,11 @@ class LocalTarget:
 
     def stop(self, tell: Tell) -> None:
         """As Target."""
-        tell("stopped" if self._gateway.end(self._section.drain_seconds) else "nothing runs")
+        ran = self._gateway.end(self._section.drain_seconds)
+        if self._folder.servers_lock.exists():
+            with locked(self._folder.servers_lock, LEFT_SECONDS, "servers of a gateway that was killed do not end"):
+                pass
+        tell("stopped" if ran else "nothing runs")
 
     def _spec(self, release: Release, folder: Path) -> Spec:
         return Spec(

@@ -15,9 +15,8 @@ from typing import Any
 import httpx
 
 from text2sql.deployment.backend import Backend
-from text2sql.deployment.listener import told, unavailable
+from text2sql.serving.connection import VERSION_HEADER, raw_answer, unavailable
 from text2sql.serving.intake import slow
-from text2sql.serving.observe import VERSION_HEADER
 from text2sql.serving.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -197,7 +196,7 @@ def _address(backend: Backend, path: bytes, query: bytes) -> httpx.URL:
 
 
 async def _tell(problem: Problem, send: Send) -> None:
-    headers, body = told(problem)
+    headers, body = raw_answer(problem)
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     with contextlib.suppress(OSError):
         await send({"type": "http.response.start", "status": problem.status, "headers": raw})

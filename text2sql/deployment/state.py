@@ -63,6 +63,16 @@ class StateFolder:
     def lock(self) -> Path:
         return self.path / "deploy.lock"
 
+    @property
+    def servers_lock(self) -> Path:
+        """Held by a gateway, and by what keeps its servers for as long as one of those is left."""
+        return self.path / "servers.lock"
+
+    @property
+    def marked(self) -> Path:
+        """Which version was last marked as the one that serves."""
+        return self.path / "marked.json"
+
 
 def state_folder(name: str) -> StateFolder:
     """Of the deployment of a model: $XDG_STATE_HOME/text2sql/<name>."""
@@ -71,11 +81,11 @@ def state_folder(name: str) -> StateFolder:
 
 
 @contextlib.contextmanager
-def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Alone in the world of this file, until the block or the process ends.
+def locked(path: Path, seconds: float = LOCK_SECONDS, busy: str = "another deployment is under way") -> Iterator[int]:
+    """Alone in the world of this file, until the block has ended and every process that inherited its descriptor.
 
     Raises:
-        DeploymentError: somebody else is, and does not come to an end within `seconds`.
+        DeploymentError: somebody else is (`busy`), and does not come to an end within `seconds`.
     """
     with path.open("a") as file:
         deadline = time.monotonic() + seconds
@@ -85,11 +95,9 @@ def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise DeploymentError(
-                        f"another deployment is under way ({path} is locked); wait for its end, and try again"
-                    ) from None
+                    raise DeploymentError(f"{busy} ({path} is locked); wait for its end, and try again") from None
                 time.sleep(0.05)
-        yield
+        yield file.fileno()
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Protocol
 from text2sql.deployment.checks import Asker, Parity, Question, Tell
 from text2sql.deployment.release import Release
 from text2sql.errors import DeploymentError, Text2SQLError
-from text2sql.serving.observe import VERSION_HEADER
+from text2sql.serving.connection import VERSION_HEADER
 
 VERIFY_SECONDS = 30.0
 """Clients wait for the same server by then."""
@@ -47,6 +47,8 @@ class Status:
     previous: Serving | None = None
     detail: str = ""
     """What else an operator should know."""
+    settled: bool = True
+    """Whether `current` was verified; a deployment is under way, or has died, where it was not."""
 
 
 class Target(Protocol):
@@ -60,11 +62,14 @@ class Target(Protocol):
     def entrance(self) -> str:
         """The same as it is reached from here."""
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """While it is held nobody else changes anything here."""
 
     def status(self) -> Status:
         """Changes nothing; also where nothing serves."""
+
+    def recover(self, tell: Tell) -> None:
+        """Start again what was live and ended without being told to, such as by a reboot; nothing where it runs."""
 
     def serves(self, release: Release) -> bool:
         """Whether it is live already, well, and as the settings want it."""
@@ -119,6 +124,7 @@ def deploy(
         DeploymentError: it does not go live, with the reason; what served before serves on.
     """
     with target.alone():
+        target.recover(tell)
         if target.serves(release):
             tell(f"{release.title} serves at {target.address} already")
             return Deployed(release, target.status(), None)

@@ -89,8 +89,6 @@ class Cases:
     vacuous: bool
     """They cannot tell right from wrong: the gold is trivial on every one, or says what all its neighbours say, or
     the same on all of several."""
-    untold: int = 0
-    """Neighbours that none of them tells from the gold; some mean the same as it does."""
 
     def close(self) -> None:
         """Close the databases."""
@@ -114,7 +112,7 @@ def file_cases(gold: Gold, schema: Schema, files: Sequence[Path], timeout: float
         cases.close()
         raise
     trivial = all(case.trivial for case in cases.chosen)
-    return replace(cases, vacuous=trivial or rivals.none_told, untold=len(rivals.left))
+    return replace(cases, vacuous=trivial or rivals.none_told)
 
 
 def _on_file(gold: Gold, file: Path, timeout: float) -> Case:
@@ -297,7 +295,7 @@ class _Chooser:
         blind = all(case.trivial for case in chosen) or self._rivals.none_told
         constant = bool(rest) and all(first.agrees(result) for case in rest for result in case.results[:1])
         named = [replace(case, name=str(number)) for number, case in enumerate(chosen, 1)]
-        return Cases(named, blind or constant, len(self._rivals.left))
+        return Cases(named, blind or constant)
 
     def close(self) -> None:
         """Close all databases."""

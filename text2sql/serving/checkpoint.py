@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,20 @@ def local_folder(model: str | Path, revision: str | None = None, trust_remote_co
     Raises:
         ModelError: it is neither here nor to be fetched.
     """
+    return _folder_with([*FETCHED, *(("*.py",) if trust_remote_code else ())], model, revision)
+
+
+def small_file(name: str, model: str | Path, revision: str | None = None) -> Path | None:
+    """A file that lies beside a model's weights, which are not fetched for it; None where there is none of that name.
+
+    Raises:
+        ModelError: neither the hub nor its cache has the model.
+    """
+    path = Path(model) if str(model).count("/") != 1 else _folder_with([name], model, revision)
+    return path / name if (path / name).is_file() else None
+
+
+def _folder_with(patterns: Sequence[str], model: str | Path, revision: str | None) -> Path:
     if Path(model).is_dir():
         return Path(model)
     from huggingface_hub import snapshot_download
@@ -133,14 +148,13 @@ def local_folder(model: str | Path, revision: str | None = None, trust_remote_co
     from text2sql.training.model import explained
 
     fetch = functools.partial(snapshot_download, str(model), revision=revision)
-    patterns = [*FETCHED, *(("*.py",) if trust_remote_code else ())]
     with explained(str(model)):
         if revision and COMMIT.fullmatch(revision):
             with contextlib.suppress(LocalEntryNotFoundError):
                 cached = Path(fetch(local_files_only=True))
                 if _is_complete(cached):
                     return cached
-        return Path(fetch(allow_patterns=patterns))
+        return Path(fetch(allow_patterns=list(patterns)))
 
 
 def _check_complete(folder: Path) -> None:

@@ -5,6 +5,9 @@
     postgresql[+driver]://…           SET TRANSACTION READ ONLY                statement_timeout, lock_timeout
     mysql:// or mariadb[+driver]://…  START TRANSACTION READ ONLY              max_execution_time or max_statement_time
 
+SQLite and PostgreSQL are tried against the real thing by the tests. MySQL and MariaDB are written by their manuals and
+were tried against no server; `caution` says so to whoever uses one.
+
 Whatever the database promises, a query is first held against its own schema by text2sql.sql.guard and then written
 anew from its tree, so that no comment and no second statement reaches a server. Give a role that may only SELECT: a
 read-only transaction does not stop what a server's functions and triggers on reading do.
@@ -36,6 +39,9 @@ CONNECT_SECONDS = 5
 _MAX_ERROR_CHARS = 200
 _DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 """What is used where the URL names none."""
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "mysqldb": "mysqlclient"}
+"""Drivers that come in packages of other names."""
+UNTRIED = frozenset({"mysql", "mariadb"})
 _CANCELLED = frozenset({"57014", "55P03", "3024", "1969", "1317", "1205"})
 """SQLSTATEs of PostgreSQL and error numbers of MySQL and MariaDB for a query that took, or waited, too long."""
 
@@ -90,6 +96,17 @@ def open_source(where: str) -> Source:
             f"{', '.join(_DRIVERS)}"
         )
     return ServerSource(url if driver else url.set(drivername=f"{backend}+{_DRIVERS[backend]}"))
+
+
+def caution(where: str) -> str | None:
+    """What whoever lets this database be asked should know first, in one line."""
+    backend = where.partition("://")[0].partition("+")[0] if "://" in where else ""
+    if backend not in UNTRIED:
+        return None
+    return (
+        f"{backend}: that queries only read and end in time is written by its manual here, and was tried against no "
+        "server; give a role that may only SELECT, and see docs/serving.md"
+    )
 
 
 class SqliteSource:
@@ -198,8 +215,8 @@ class ServerSource:
 
     @property
     def _driver_package(self) -> str:
-        driver = self._url.get_driver_name()
-        return f"pip install {'psycopg[binary]' if driver == 'psycopg' else one_line(driver, 40)}"
+        driver = one_line(self._url.get_driver_name(), 40)
+        return f'pip install "{_PACKAGES.get(driver, driver)}"'
 
     def _settings(self, connection: Connection, limits: Limits) -> list[str]:
         milliseconds = max(int(limits.seconds * 1000), 1)

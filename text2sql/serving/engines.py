@@ -110,6 +110,7 @@ def _vllm_server(settings: ServerSettings, port: int) -> VllmServer:
         port=port,
         log=settings.vllm_log,
         startup_seconds=settings.vllm_startup_seconds,
+        hang_seconds=settings.vllm_hang_seconds,
         arguments=settings.vllm_arguments,
     )
     find = functools.partial(

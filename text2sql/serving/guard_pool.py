@@ -44,11 +44,12 @@ _ERRORS: dict[str, type[DatabaseError | SqlError]] = {
 class GuardPool:
     """Checks answers and runs queries for one event loop; `async with` starts and ends its processes."""
 
-    def __init__(self, size: int = 2, patience: float = 10.0) -> None:
+    def __init__(self, size: int, patience: float = 10.0) -> None:
         """Nothing is started yet.
 
         Args:
-            size: processes; one does some 1,000 checks a second. Of several, one is kept for checks.
+            size: processes, of some 22 MB each; one does some 1,000 checks a second. Of several, one is kept for
+                checks, and each of the others runs a query.
             patience: seconds that a caller waits for a process to be free.
         """
         self._size, self._patience = size, patience

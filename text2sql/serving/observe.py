@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from text2sql.serving.connection import VERSION_HEADER
 from text2sql.serving.problems import CLIENT_GONE, Problem
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds; logged at level debug."""
-VERSION_HEADER = "X-Model-Version"
-"""Of every reply from a stable address."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from text2sql.errors import (
@@ -21,6 +20,9 @@ from text2sql.errors import (
     SqlError,
     Text2SQLError,
 )
+
+if TYPE_CHECKING:
+    from fastapi.exceptions import RequestValidationError
 
 CLIENT_GONE = 499
 """nginx's status for a client that did not wait; nobody receives it, the log and the metrics do."""

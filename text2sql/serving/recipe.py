@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from text2sql.data.chat import chat_prompt
 from text2sql.errors import ModelError
+from text2sql.serving.checkpoint import small_file
 from text2sql.training.recipe import FILE, Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ class Served:
 
 
 def served_recipe(settings: ServerSettings) -> Recipe:
-    """The model folder's recipe, or the defaults; settings.prompt_template overrides its prompt.
+    """The model's own recipe, or the defaults; settings.prompt_template overrides its prompt.
 
     Raises:
         ModelError: the recipe or the prompt cannot be used: the model would be asked in words that it does not know.
     """
-    path = Path(settings.model) / FILE
-    recipe = read_recipe(Path(settings.model)) or Recipe()
+    path = small_file(FILE, settings.model, settings.revision) or Path(settings.model) / FILE
+    recipe = read_recipe(path.parent) or Recipe()
     if settings.prompt_template is not None:
         path = settings.prompt_template
         try:

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from text2sql.errors import OutputError, SqlError, Text2SQLError
 from text2sql.serving.cells import to_csv
+from text2sql.serving.databases import caution
 from text2sql.serving.explain import explain
 from text2sql.serving.lines import Lines
 from text2sql.serving.messages import MAX_CANDIDATES, GenerateResponse, Question
@@ -178,6 +179,8 @@ class Repl:
             where = where if "://" in where else str(Path(_path(where)).expanduser())
             self._take_schema(self._session.use_database(where))
             self._screen.say(f"answers are run on {_without_password(where)}, read-only")
+            if said := caution(where):
+                self._screen.say(said)
 
     def _take_schema(self, text: str) -> None:
         if not text:

@@ -11,15 +11,14 @@ import contextlib
 import functools
 import logging
 import signal
-import socket
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from text2sql.errors import OutputError, Text2SQLError
+from text2sql.errors import Text2SQLError
 from text2sql.serving.app import create_app
+from text2sql.serving.connection import KEEP_ALIVE_SECONDS, MAX_HEAD_BYTES, BoundedProtocol, Bounds, listening
 from text2sql.serving.engines import build_served
 from text2sql.serving.logs import configure_logs
 
@@ -30,12 +29,6 @@ if TYPE_CHECKING:
     from text2sql.serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
-
-_BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 75
-"""More than clients and proxies keep theirs: a connection that is closed while it is used again loses a request."""
-_MAX_HEADER_BYTES = 16 << 10
-"""Of a head that is not complete yet, whatever one read of the socket brings."""
 
 
 def serve(settings: ServerSettings, engine: Engine | None = None) -> int:
@@ -66,74 +59,25 @@ def serve(settings: ServerSettings, engine: Engine | None = None) -> int:
 
 
 def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
-    """How HTTP is spoken: no proxy's word is taken, and a request's head is bounded in size and time."""
+    """How HTTP is spoken: no proxy's word is taken, and no client can hold a connection by doing nothing with it."""
+    # Each question in work has a connection, and as many clients may be between two questions.
+    connections = max(Bounds.max_connections, 2 * settings.max_in_flight)
+    bounds = Bounds(head_seconds=settings.body_timeout, max_connections=connections)
     return uvicorn.Config(
         app,
         # Not httptools, which uvicorn would prefer: it gathers headers without end.
-        http=functools.partial(_Protocol, head_seconds=settings.body_timeout),  # type: ignore[arg-type]
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        http=functools.partial(BoundedProtocol, bounds=bounds),  # type: ignore[arg-type]
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=True,
         proxy_headers=False,
         lifespan="on",
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(round(settings.drain_seconds), 1),
         ws="none",
     )
-
-
-@contextlib.contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens there.
-
-    Raises:
-        OutputError: the address is taken or not ours.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.create_server(address, family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise OutputError(
-            f"cannot listen on {host}:{port} ({error.strerror or error}); choose another --port"
-        ) from None
-    with found:
-        yield found
-
-
-class _Protocol(H11Protocol):
-    """uvicorn waits for a request's head for ever, and each connection that trickles one holds a socket."""
-
-    def __init__(self, *arguments: Any, head_seconds: float, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self._head_seconds = head_seconds
-        self._late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._unwatch()
-
-    def _watch(self) -> None:
-        """A head has its time from the connection's start, or from its first bytes after an earlier answer."""
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request, whatever uvicorn declares
-        if cycle is not None and not cycle.response_complete:
-            self._unwatch()
-        elif self._late is None:
-            self._late = self.loop.call_later(self._head_seconds, self.transport.close)
-
-    def _unwatch(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
 
 
 class _Server(uvicorn.Server):

@@ -15,7 +15,7 @@ from text2sql.errors import EngineDead, ModelError, ServingError, Text2SQLError
 from text2sql.serving.answering import Answer, Check, answer
 from text2sql.serving.asking import Asking, together
 from text2sql.serving.cells import Cells
-from text2sql.serving.databases import Limits
+from text2sql.serving.databases import Limits, caution
 from text2sql.serving.engine import Completion, FinishReason, Options
 from text2sql.serving.guard_pool import GuardPool
 from text2sql.serving.limits import Places
@@ -71,6 +71,8 @@ class Service:
         Raises:
             Text2SQLError: it cannot be loaded.
         """
+        if said := caution(self.settings.database or ""):
+            logger.warning(said)
         try:
             await self.served.engine.start()
         except Text2SQLError as error:

@@ -56,6 +56,8 @@ class ServerSettings(BaseSettings):
     """Where vLLM's own words go."""
     vllm_startup_seconds: Seconds = 300.0
     """Seconds that vLLM may take to start."""
+    vllm_hang_seconds: Seconds = 120.0
+    """Seconds without a sign of life after which vLLM is started again; more than its longest prompt takes."""
     vllm_arguments: tuple[str, ...] = ()
     """More of vLLM's own arguments, such as `["--max-model-len", "4096"]`; not those that are set here."""
     prompt_template: Path | None = None
@@ -104,8 +106,8 @@ class ServerSettings(BaseSettings):
     """Seconds a query may run there."""
     query_rows: PositiveInt = 1_000
     """Rows of a result that are kept."""
-    guard_processes: PositiveInt = 2
-    """Processes that check answers and run queries; of several, one is kept for checks."""
+    guard_processes: PositiveInt = 4
+    """Processes that check answers and run queries, a query each; of several, one is kept for checks."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""

@@ -1,4 +1,6 @@
-"""A vLLM server of our own: started on loopback, watched, started again when it dies, and ended with all it started.
+"""A vLLM server of our own: started on loopback, watched, and ended with all it started.
+
+One that dies is started again, and so is one that hangs: no answer to its health check, or no token while it has work.
 
 One that never came up is an error of its start: a wrong model or argument does not mend itself. One that was up once is
 never given up: it is started again with growing pauses, until somebody stops it.
@@ -28,6 +30,7 @@ import httpx
 from text2sql.errors import EngineDead, Text2SQLError
 from text2sql.serving import keeper
 from text2sql.serving.checkpoint import Checkpoint
+from text2sql.serving.pulse import until_it_hangs
 from text2sql.serving.vllm_command import LOOPBACK, command, environment
 
 State = Literal["stopped", "starting", "up", "down", "failed"]
@@ -60,6 +63,8 @@ class VllmOptions:
     """Before a restart; doubles with each further one, up to a minute."""
     healthy_seconds: float = 60.0
     """Up for so long, the next death counts as the first again."""
+    hang_seconds: float = 120.0
+    """Without a sign of life for so long, it is ended and started again; the longest prompt must take less."""
     arguments: tuple[str, ...] = ()
     """More for its command line (vllm_command.check_arguments); what comes last counts."""
 
@@ -189,10 +194,10 @@ class VllmServer:
         while True:
             if self._keeper is not None and self.state == "up":
                 since = time.monotonic()
-                code = await self._keeper.wait()
-                if time.monotonic() - since >= self.options.healthy_seconds:
+                self.why, unwell = await self._fails(self._keeper)
+                self.state = "down"
+                if time.monotonic() - unwell - since >= self.options.healthy_seconds:
                     pause = self.options.backoff_seconds
-                self.state, self.why = "down", f"vLLM ended with exit code {code}: {self.last_words()}"
             await self._end()
             self._progress(f"{self.why}; starting it again in {pause:g} s")
             await asyncio.sleep(pause)
@@ -202,6 +207,20 @@ class VllmServer:
                 await self._launch()
             except (Text2SQLError, OSError) as error:
                 self.state, self.why = "down", str(error)
+
+    async def _fails(self, process: asyncio.subprocess.Process) -> tuple[str, float]:
+        """Why it is up no more, when that comes, and for how many seconds that has been so."""
+        ended = asyncio.ensure_future(process.wait())
+        hanging = asyncio.ensure_future(until_it_hangs(self.url, self.options.hang_seconds))
+        try:
+            await asyncio.wait({ended, hanging}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                return f"vLLM ended with exit code {ended.result()}: {self.last_words()}", 0.0
+            return hanging.result(), self.options.hang_seconds
+        finally:
+            ended.cancel()
+            hanging.cancel()
+            await asyncio.gather(ended, hanging, return_exceptions=True)
 
     async def _end(self) -> None:
         process, self._keeper = self._keeper, None

@@ -247,6 +247,9 @@ def check_folder(model: ModelSection) -> None:
         )
 
 
+UNREADABLE = OSError | ValueError | ImportError | RuntimeError | KeyError
+
+
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unreadable model into one line with a remedy."""
@@ -254,7 +257,10 @@ def explained(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:
+        from_hub = type(error).__module__.startswith("httpx")  # the hub's client lets a broken-off download through
+        if not from_hub and not isinstance(error, UNREADABLE | SafetensorError):
+            raise
         reason = " ".join(str(error).split())
         raise ModelError(f"cannot load model {name!r}: {_remedy(name, reason)} ({_shorten(reason)})") from error
 

@@ -12,7 +12,7 @@ from text2sql.deployment.kubernetes.relay import Relay
 from text2sql.deployment.kubernetes.waiting import Pace
 from text2sql.deployment.release import Release
 from text2sql.errors import DeploymentError
-from text2sql.serving.observe import VERSION_HEADER
+from text2sql.serving.connection import VERSION_HEADER
 
 REPLY_SECONDS = 10.0
 

@@ -96,6 +96,9 @@ class KubernetesTarget:
         kept = previous and Serving(previous.release, "stopped", previous.since, previous.engine)
         return Status("kubernetes", self.address, self._serving(current, deployment), kept or None, self._where)
 
+    def recover(self, tell: Tell) -> None:
+        """As Target: the cluster does it."""
+
     def serves(self, release: Release) -> bool:
         """As Target."""
         current, _ = self._releases()
