@@ -21,11 +21,12 @@ from text2sql.config import LoraSection, Settings, TrainingSection
 from text2sql.data.files import new_folder
 from text2sql.data.prompt import encode_rows
 from text2sql.errors import TrainingError, TrainingInterrupted
-from text2sql.training.arguments import choose_optimizer, trainer_arguments
+from text2sql.training.arguments import choose_optimizer, describe, trainer_arguments
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
-from text2sql.training.model import load_base, load_tokenizer, quiet
-from text2sql.training.trainer import IGNORED, AdapterTrainer, EpochSampler, save_adapter
+from text2sql.training.frozen import dequantize_once, fold_adapters
+from text2sql.training.model import load_base, load_tokenizer, quiet, training_device
+from text2sql.training.trainer import CPU_TOKENS, IGNORED, AdapterTrainer, EpochSampler, save_adapter
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,13 @@ def finetune(
     run = fingerprint(settings, (row for name in ("train", "validation") for row in _texts(splits, name)))
     store = CheckpointStore(training.checkpoint_dir / run, training.save_total_limit)
     base = load_base(settings.model, training, tokenizer)
+    copied = dequantize_once(base, settings.model, base.dtype)
     with store.locked(), StopRequest() as stop, quiet():
         model = with_adapter(base, settings.lora, training)
         trainer = build_trainer(
             model, tokenizer, train, validation, settings, optimizer, store, stop=stop, report=report_metrics
         )
+        tell(describe(trainer, settings, copied))
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with _tracking(settings):
@@ -215,7 +218,9 @@ def build_trainer(
         processing_class=tokenizer,
         store=store,
         sampler=sampler,
+        tokens=training.micro_batch_tokens or (CPU_TOKENS if training_device().type == "cpu" else None),
     )
+    fold_adapters(trainer.model)
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
