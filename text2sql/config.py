@@ -154,6 +154,8 @@ class TrainingSection(Section):
     """Optimizer steps between two checkpoints: what a killed run loses at most."""
     save_total_limit: PositiveInt = 2
     """Checkpoints kept."""
+    processes: PositiveInt | None = None
+    """Processes that share each step on this machine; null: one a GPU."""
     checkpoint_dir: Path = Path(".checkpoints")
     """Where checkpoints live until the run is done; a persistent volume in a cluster."""
     seed: Seed = 42

@@ -13,6 +13,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from text2sql.config import Settings, TrainingSection
 from text2sql.errors import TrainingError
+from text2sql.training.distributed import processes, share_of_step
 from text2sql.training.frozen import FoldedLinear
 from text2sql.training.model import resolve_precision, training_device
 
@@ -41,14 +42,15 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
     training = settings.training
     device = training_device()
     precision = resolve_precision(training.precision, device)
+    rows, passes = share_of_step(training, processes())
     arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.num_train_epochs,
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
-        per_device_train_batch_size=training.per_device_train_batch_size,
+        per_device_train_batch_size=rows,
         per_device_eval_batch_size=training.per_device_eval_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_accumulation_steps=passes,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         lr_scheduler_type=training.lr_scheduler_type,

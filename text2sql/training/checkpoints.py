@@ -27,7 +27,7 @@ from text2sql.errors import OutputError, TrainingError
 MARKER = "complete.json"
 LOCK = ".lock"
 PREFIX = "checkpoint-"
-NOT_IN_FINGERPRINT = {"checkpoint_dir", "save_total_limit"}
+NOT_IN_FINGERPRINT = {"checkpoint_dir", "save_total_limit", "processes"}
 
 
 def fingerprint(settings: Settings, rows: Iterable[dict[str, str]]) -> str:

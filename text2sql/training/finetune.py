@@ -24,8 +24,10 @@ from text2sql.errors import TrainingError, TrainingInterrupted
 from text2sql.training.arguments import choose_optimizer, describe, trainer_arguments
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
+from text2sql.training.distributed import first_alone, is_first, join
 from text2sql.training.frozen import dequantize_once, fold_adapters
 from text2sql.training.model import load_base, load_tokenizer, quiet, training_device
+from text2sql.training.packing import check_packing
 from text2sql.training.trainer import CPU_TOKENS, IGNORED, AdapterTrainer, EpochSampler, save_adapter
 
 
@@ -67,6 +69,7 @@ def finetune(
         OutputError: the disk is full.
     """
     started = time.perf_counter()
+    join()
     training = settings.training
     optimizer = choose_optimizer(training.optim, torch.cuda.is_available())
     tokenizer = load_tokenizer(settings.model)
@@ -88,8 +91,10 @@ def finetune(
     store = CheckpointStore(training.checkpoint_dir / run, training.save_total_limit)
     base = load_base(settings.model, training, tokenizer)
     copied = dequantize_once(base, settings.model, base.dtype)
-    with store.locked(), StopRequest() as stop, quiet():
+    with store.locked() if is_first() else contextlib.nullcontext(), StopRequest() as stop, quiet():
         model = with_adapter(base, settings.lora, training)
+        if training.packing:
+            check_packing(model, sorted(train["input_ids"][:8], key=len)[:2])
         trainer = build_trainer(
             model, tokenizer, train, validation, settings, optimizer, store, stop=stop, report=report_metrics
         )
@@ -99,8 +104,10 @@ def finetune(
         with _tracking(settings):
             resumed_from = _train(trainer, store, stop)
         path = output or store.folder / "adapter"
-        _write(trainer, tokenizer, path)
-        store.clear()
+        with first_alone():
+            if is_first():
+                _write(trainer, tokenizer, path)
+                store.clear()
     return TrainedAdapter(
         path=path,
         history=history(trainer.state.log_history),
@@ -232,7 +239,8 @@ def build_trainer(
 
 def _train(trainer: AdapterTrainer, store: CheckpointStore, stop: StopRequest) -> int | None:
     """Train to the end, from the last complete checkpoint if there is one; returns its step."""
-    checkpoint = store.last_complete()
+    with first_alone():  # it deletes what is incomplete
+        checkpoint = store.last_complete()
     resumed_from, planned = trained_steps(checkpoint) if checkpoint is not None else (None, None)
     if checkpoint is not None:
         tell(f"resuming from {checkpoint} at step {resumed_from} of {planned}")

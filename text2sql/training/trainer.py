@@ -15,6 +15,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from text2sql.errors import TrainingError
 from text2sql.training.checkpoints import CheckpointStore, writing
+from text2sql.training.distributed import wait_for_all
 
 IGNORED = -100
 """The label that the loss leaves out."""
@@ -117,7 +118,8 @@ class AdapterTrainer(SFTTrainer):
         the prompts too: the embedded base then trained at 2,560 tokens/s instead of 3,510 (one thread).
         """
         architecture = self.accelerator.unwrap_model(model).get_base_model().config.model_type
-        if self.args.device.type != "cpu" or return_outputs or architecture not in PLAIN_HEADS:
+        alone = self.accelerator.num_processes == 1  # DDP watches its own forward pass
+        if self.args.device.type != "cpu" or return_outputs or architecture not in PLAIN_HEADS or not alone:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         labels = inputs["labels"][:, 1:]
         wanted = labels != IGNORED
@@ -174,6 +176,7 @@ class AdapterTrainer(SFTTrainer):
             )
         with writing(self.store.folder):
             super(SFTTrainer, self)._save_checkpoint(model, trial)  # SFTTrainer's own writes a model card each time
+            wait_for_all()  # each process has written the state of its own random numbers
             if self.args.should_save:
                 self.store.seal(self.state.global_step)
 
