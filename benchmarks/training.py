@@ -281,7 +281,9 @@ def compare(arguments: argparse.Namespace) -> None:
             found[name] = run(job, arguments.threads)
             show(name, rate, found[name])
         rounds.append(found)
-        print(f"round {number + 1}: ours / peer {found['ours']['speed'] / found['peer']['speed']:.2f} times the tokens/s")
+        print(
+            f"round {number + 1}: ours / peer {found['ours']['speed'] / found['peer']['speed']:.2f} times the tokens/s"
+        )
     conclude(rounds)
     if arguments.json:
         arguments.json.write_text(json.dumps(rounds, indent=1))
@@ -291,7 +293,9 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def show(name: str, rate: float, found: dict[str, Any]) -> None:
     first, last = found["log"][0], found["log"][-1]
-    waiting = f", {found['waited'] / found['seconds']:.1%} of it waiting for data" if found["waited"] is not None else ""
+    waiting = (
+        f", {found['waited'] / found['seconds']:.1%} of it waiting for data" if found["waited"] is not None else ""
+    )
     for line in found["said"]:
         print(f"  {line}")
     print(f"  {name}, learning rate {rate:g}: {found['tokens']:,} tokens in {found['seconds']:.1f} s and "

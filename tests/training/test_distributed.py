@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from tests.training_fixtures import splits, tiny_settings
 from text2sql.config import Settings, TrainingSection
-from text2sql.errors import ModelError, TrainingError, TrainingInterrupted
+from text2sql.errors import TrainingError
 from text2sql.training.distributed import finetune_here, share_of_step
 from text2sql.training.finetune import TrainedAdapter
 
@@ -40,7 +40,9 @@ def test_the_losses_are_those_of_one_process(trained: TrainedAdapter, tiny_model
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(("rows", "passes", "count", "share"), [(4, 4, 2, (4, 2)), (8, 3, 4, (2, 3)), (4, 4, 1, (4, 4))])
+@pytest.mark.parametrize(
+    ("rows", "passes", "count", "share"), [(4, 4, 2, (4, 2)), (8, 3, 4, (2, 3)), (4, 4, 1, (4, 4))]
+)
 def test_a_step_has_as_many_rows_whoever_shares_it(rows: int, passes: int, count: int, share: tuple[int, int]) -> None:
     training = TrainingSection(per_device_train_batch_size=rows, gradient_accumulation_steps=passes)
     assert share_of_step(training, count) == share

@@ -31,9 +31,7 @@ def model(attention: str, window: int | None) -> MistralForCausalLM:
     return MistralForCausalLM(config).eval()
 
 
-MODELS = {
-    (attention, window): model(attention, window) for attention in ("sdpa", "eager") for window in (None, 8)
-}
+MODELS = {(attention, window): model(attention, window) for attention in ("sdpa", "eager") for window in (None, 8)}
 ROWS = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=40), min_size=1, max_size=6)
 
 

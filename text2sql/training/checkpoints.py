@@ -107,9 +107,11 @@ class CheckpointStore:
             shutil.rmtree(old, ignore_errors=True)
 
     def clear(self) -> None:
-        """Delete every checkpoint, and the folder if nothing else is in it."""
+        """Delete every checkpoint and the rows' tokens, and the folder if nothing else is in it."""
         for path in self._checkpoints():
             shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("*.arrow"):
+            path.unlink(missing_ok=True)
         (self.folder / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()

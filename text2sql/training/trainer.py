@@ -16,9 +16,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 from text2sql.errors import TrainingError
 from text2sql.training.checkpoints import CheckpointStore, writing
 from text2sql.training.distributed import wait_for_all
+from text2sql.training.tokens import IGNORED
 
-IGNORED = -100
-"""The label that the loss leaves out."""
 PLAIN_HEADS = {"llama", "mistral", "qwen2", "qwen3"}
 """Architectures whose logits are the head's product with the last hidden state; others scale or cap them."""
 
