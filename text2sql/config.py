@@ -79,7 +79,7 @@ class ModelSection(Section):
     use_nested_quant: bool = True
     """Quantise the quantisation constants too: 0.4 bits less a parameter."""
     dequantize: Literal["auto", "once", "always"] = "auto"
-    """Turn 4-bit weights into numbers in each pass, or once (a copy in memory); auto: once on a CPU with room for it."""
+    """4-bit weights become numbers in each pass, or once (a copy in memory); auto: once on a CPU with room for it."""
     chat_template: bool = False
     """A chat model: prompts are a user's turn in its tokenizer's own template, and answers end as that ends a turn."""
     trust_remote_code: bool = False

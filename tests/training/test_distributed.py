@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.training_fixtures import splits, tiny_settings
@@ -18,8 +19,9 @@ def losses(trained: TrainedAdapter, key: str) -> dict[float, float]:
     return {entry["step"]: entry[key] for entry in trained.history if key in entry}
 
 
-def two_processes(model: Path, workdir: Path, **training: object) -> Settings:
-    return tiny_settings(model, workdir, training={"processes": 2, **training})
+def without_dropout(model: Path, workdir: Path, processes: int) -> Settings:
+    """Each process draws its own dropout; without it, losses can be compared."""
+    return tiny_settings(model, workdir, lora={"lora_dropout": 0.0}, training={"processes": processes})
 
 
 @pytest.fixture
@@ -29,14 +31,18 @@ def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_threads")
-def test_the_losses_are_those_of_one_process(trained: TrainedAdapter, tiny_model: Path, tmp_path: Path) -> None:
+def test_the_losses_are_those_of_one_process(tiny_model: Path, tmp_path: Path) -> None:
     """48 rows, 4 x 2 a step with one process and 4 x 1 each with two; only the first writes, and cleans up."""
-    both = finetune_here(splits(), two_processes(tiny_model, tmp_path), tmp_path / "adapter")
-    assert (both.steps, both.resumed_from) == (trained.steps, None)
-    for key, tolerance in (("loss", 1e-3), ("eval_loss", 1e-2), ("grad_norm", 2e-2), ("tokens", 0)):
-        assert losses(both, key) == pytest.approx(losses(trained, key), rel=tolerance), key
-    ours, theirs = (load_file(t.path / "adapter_model.safetensors") for t in (both, trained))
-    assert set(ours) == set(theirs)
+    one, two = (
+        finetune_here(splits(), without_dropout(tiny_model, tmp_path, count), tmp_path / f"adapter-{count}")
+        for count in (1, 2)
+    )
+    assert (two.steps, two.resumed_from) == (one.steps, None)
+    for key, tolerance in (("loss", 1e-3), ("eval_loss", 1e-2), ("grad_norm", 1e-2), ("tokens", 0)):
+        assert losses(two, key) == pytest.approx(losses(one, key), rel=tolerance), key
+    ours, theirs = (load_file(t.path / "adapter_model.safetensors") for t in (two, one))
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=1e-2, atol=2e-3)
     assert not list((tmp_path / "checkpoints").iterdir())
 
 

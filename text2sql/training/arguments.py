@@ -79,6 +79,7 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",  # or it refuses bf16 there
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         report_to=["wandb"] if settings.wandb.enabled else "none",
         run_name=settings.wandb.run_name,
     )

@@ -1,7 +1,7 @@
 """One training in several processes: who is first, what all agree on, and how torchrun starts them.
 
-torchrun tells each process its place in the environment (RANK, LOCAL_RANK, WORLD_SIZE); without it there is one process,
-and everything here does nothing. Gradients are averaged by DDP over NCCL on GPUs and gloo on CPUs.
+torchrun tells each process its place in the environment (RANK, LOCAL_RANK, WORLD_SIZE); without it there is one
+process, and everything here does nothing. Gradients are averaged by DDP over NCCL on GPUs and gloo on CPUs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from datasets import DatasetDict, load_from_disk
 
 from text2sql import errors
 from text2sql.config import Settings, TrainingSection
+from text2sql.data.batches import no_other_bars
 from text2sql.errors import Text2SQLError, TrainingError
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def share_of_step(training: TrainingSection, count: int) -> tuple[int, int]:
         return rows // count, passes
     raise TrainingError(
         f"{count} processes cannot share {rows} rows x {passes} passes of a step equally; make "
-        f"training.gradient_accumulation_steps or training.per_device_train_batch_size a multiple of {count}, or set training.processes"
+        f"training.gradient_accumulation_steps or training.per_device_train_batch_size a multiple of {count}, or set "
+        "training.processes"
     )
 
 
@@ -122,7 +124,8 @@ def launch(splits: DatasetDict, settings: Settings, output: Path, count: int) ->
 
 def write_job(job: Path, splits: DatasetDict, settings: Settings, output: Path) -> None:
     """What a process needs to know, in a folder that all of them can read."""
-    splits.save_to_disk(str(job / "splits"))
+    with no_other_bars():
+        splits.save_to_disk(str(job / "splits"))
     (job / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
     (job / "output.txt").write_text(str(output.absolute()), encoding="utf-8")
 

@@ -1,9 +1,8 @@
 """The frozen weights under an adapter: as numbers instead of 4 bits where memory allows, and multiplied once.
 
-Both change the speed and not the numbers. De-quantising is most of what NF4 costs a small micro-batch, and on a CPU it is
-done twice for every layer of every pass; the copy holds the very values that training would see. A LoRA layer multiplies
-its input three times (by W, by A, by B); where the rank is large beside the layer, it is cheaper to add B·A to W and to
-multiply once.
+Both change the speed and not the numbers. On a CPU 4-bit weights are de-quantised twice for every layer of every pass;
+the copy holds the very values that training would see. A LoRA layer multiplies its input three times (by W, by A, by
+B); where the rank is large beside the layer, it is cheaper to add B·A to W and to multiply once.
 """
 
 from __future__ import annotations

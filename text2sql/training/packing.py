@@ -41,6 +41,6 @@ def check_packing(model: Any, rows: Sequence[Sequence[int]]) -> None:
     if not difference <= TOLERANCE.get(packed.dtype, TOLERANCE[torch.float32]):
         attention = model.config._attn_implementation  # noqa: SLF001 - its only name
         raise TrainingError(
-            f"packed rows see each other: with attention {attention!r}, logits of a row change by {difference:.1%} when "
-            "others stand before it; set training.packing to false"
+            f"packed rows see each other: with attention {attention!r}, logits of a row change by {difference:.1%} "
+            "when others stand before it; set training.packing to false"
         )

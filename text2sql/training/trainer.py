@@ -64,9 +64,9 @@ class EpochSampler(Sampler[int]):
 
 
 def split_batch(batch: dict[str, torch.Tensor], tokens: int) -> list[dict[str, torch.Tensor]]:
-    """A batch that is padded on the right as parts of at most `tokens` tokens, padding included, each trimmed to its longest row.
+    """A batch that is padded on the right, as parts of at most `tokens` tokens, padding included.
 
-    Rows of like length come together; a row that is longer alone is a part of its own.
+    Each is trimmed to its longest row. Rows of like length come together; one that is longer alone is a part by itself.
     """
     lengths = batch["attention_mask"].sum(1)
     order = lengths.argsort(descending=True, stable=True).tolist()
