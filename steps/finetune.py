@@ -24,12 +24,12 @@ def finetune(
     from dataclasses import asdict
 
     from text2sql.data.files import new_folder
-    from text2sql.training.finetune import finetune as train
+    from text2sql.training.distributed import finetune_here
 
     announce("finetune", f"LoRA r {settings.lora.r} on {settings.model.name}, {settings.model.quantization_bits} bits")
     settings = settings.model_copy(update={"wandb": _named(settings.wandb)})
     with new_folder(cache_folder()) as folder:
-        trained = train(splits, settings, output=folder / "adapter")
+        trained = finetune_here(splits, settings, folder / "adapter")
         adapter = keep(trained.path)
     figures = {name: value for name, value in asdict(trained).items() if name not in ("path", "history")}
     last = {f"last_{key}": value for point in trained.history for key, value in point.items() if key != "step"}

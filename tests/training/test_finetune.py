@@ -186,7 +186,7 @@ def test_optimizers_that_cannot_be(name: str) -> None:
 
 def test_auto_optimizer() -> None:
     assert choose_optimizer("auto", cuda=True) == "paged_adamw_32bit"
-    assert choose_optimizer("auto", cuda=False) == "adamw_torch"
+    assert choose_optimizer("auto", cuda=False) == "adamw_torch_fused"
 
 
 def test_target_modules_that_match_nothing(tiny_model: Path, tmp_path: Path) -> None:

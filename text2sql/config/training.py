@@ -27,6 +27,8 @@ class ModelSection(Section):
     """What 4-bit weights are de-quantised to for a matrix product; auto follows training.precision."""
     use_nested_quant: bool = True
     """Quantise the quantisation constants too: 0.4 bits less a parameter."""
+    dequantize: Literal["auto", "once", "always"] = "auto"
+    """4-bit weights become numbers in each pass, or once (a copy in memory); auto: once on a CPU with room for it."""
     chat_template: bool = False
     """A chat model: prompts are a user's turn in its tokenizer's own template, and answers end as that ends a turn."""
     trust_remote_code: bool = False
@@ -85,12 +87,14 @@ class TrainingSection(Section):
     """auto: bf16 where the device is good at it, else fp16 on CUDA and fp32 on the CPU."""
     gradient_checkpointing: bool = True
     """Recompute activations in the backward pass: about a third slower, several times less memory."""
+    micro_batch_tokens: PositiveInt | None = None
+    """Batches of more tokens, padding included, are taken in parts; null: 1,024 on a CPU, no limit elsewhere."""
     packing: bool = False
     """Put several rows into one sequence, kept apart by position ids; pays on GPUs with FlashAttention 2."""
     group_by_length: bool = True
     """Batch rows of like length, which saves padding."""
     optim: str = "auto"
-    """auto: paged_adamw_32bit on CUDA, adamw_torch elsewhere; or any name that transformers knows."""
+    """auto: paged_adamw_32bit on CUDA, adamw_torch_fused elsewhere; or any name that transformers knows."""
     logging_steps: PositiveInt = 10
     """Optimizer steps between two points of the loss curve."""
     eval_steps: PositiveInt = 100
@@ -99,6 +103,8 @@ class TrainingSection(Section):
     """Optimizer steps between two checkpoints: what a killed run loses at most."""
     save_total_limit: PositiveInt = 2
     """Checkpoints kept."""
+    processes: PositiveInt | None = None
+    """Processes that share each step on this machine; null: one a GPU."""
     checkpoint_dir: Path = Path(".checkpoints")
     """Where checkpoints live until the run is done; a persistent volume in a cluster."""
     seed: Seed = 42

@@ -63,7 +63,7 @@ def map_batches(
             advance(len(next(iter(batch.values()))))
             return made
 
-        with _no_other_bars():
+        with no_other_bars():
             # a name of its own spares pickling the function; no file appears beside those the rows are mapped from
             return rows.map(
                 counted,
@@ -85,7 +85,8 @@ def _empty_with(rows: Dataset, names: Iterable[str]) -> Dataset:
 
 
 @contextlib.contextmanager
-def _no_other_bars() -> Iterator[None]:
+def no_other_bars() -> Iterator[None]:
+    """None of datasets' own bars, which would cut through ours."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     if are_progress_bars_disabled():

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
+import torch
+from peft.tuners.lora import LoraLayer
 from transformers.training_args import OptimizerNames
 from trl.trainer.sft_config import SFTConfig
 
-from text2sql.config import Settings
+from text2sql.config import Settings, TrainingSection
 from text2sql.errors import TrainingError
+from text2sql.training.distributed import processes, share_of_step
+from text2sql.training.frozen import FoldedLinear
 from text2sql.training.model import resolve_precision, training_device
 
 
@@ -20,7 +25,7 @@ def choose_optimizer(name: str, cuda: bool) -> str:
         TrainingError: unknown, or paged without CUDA, whose unified memory it pages to.
     """
     if name == "auto":
-        return "paged_adamw_32bit" if cuda else "adamw_torch"
+        return "paged_adamw_32bit" if cuda else "adamw_torch_fused"
     known = [choice.value for choice in OptimizerNames]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or ["auto"]
@@ -37,14 +42,15 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
     training = settings.training
     device = training_device()
     precision = resolve_precision(training.precision, device)
+    rows, passes = share_of_step(training, processes())
     arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=training.num_train_epochs,
         max_steps=training.max_steps or -1,
         learning_rate=training.learning_rate,
-        per_device_train_batch_size=training.per_device_train_batch_size,
+        per_device_train_batch_size=rows,
         per_device_eval_batch_size=training.per_device_eval_batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation_steps,
+        gradient_accumulation_steps=passes,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         lr_scheduler_type=training.lr_scheduler_type,
@@ -73,8 +79,39 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",  # or it refuses bf16 there
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         report_to=["wandb"] if settings.wandb.enabled else "none",
         run_name=settings.wandb.run_name,
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - one process, one GPU; torchrun starts more
     return arguments
+
+
+def describe(trainer: Any, settings: Settings, copied: int) -> str:
+    """One line on how this run trains, and what was chosen for its device; `copied` is that of dequantize_once."""
+    arguments, training, device = trainer.args, settings.training, training_device()
+    where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    if arguments.world_size > 1:
+        where = f"{arguments.world_size} processes, {where} each"
+    weights = f"{settings.model.quantization_bits}-bit weights"
+    if copied:
+        weights += f" de-quantised once ({copied / 2**20:,.0f} MiB)"
+    layers = [layer for layer in trainer.model.modules() if isinstance(layer, LoraLayer)]
+    folded = sum(isinstance(layer, FoldedLinear) for layer in layers)
+    parts = [
+        f"training on {device.type} ({where})",
+        resolve_precision(training.precision, device),
+        weights,
+        f"LoRA folded into {folded} of {len(layers)} layers",
+        _batches(trainer, training),
+        "checkpointing on" if arguments.gradient_checkpointing else "no checkpointing",
+        str(arguments.optim.value),
+    ]
+    return ", ".join(parts)
+
+
+def _batches(trainer: Any, training: TrainingSection) -> str:
+    if training.packing:
+        return f"packed to {training.max_length} tokens ({trainer.model.config._attn_implementation})"  # noqa: SLF001
+    order = "rows of like length together" if training.group_by_length else "rows in any order"
+    return f"{order}, at most {trainer.tokens:,} tokens a pass" if trainer.tokens else order

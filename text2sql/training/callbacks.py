@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from text2sql.training.checkpoints import StopRequest
+from text2sql.training.distributed import any_asks, is_first
 from text2sql.training.trainer import EpochSampler
 
 QUIET_SECONDS = 15.0
@@ -32,7 +33,9 @@ FIGURES = {
 
 
 def tell(message: str) -> None:
-    """One line to the person who waits, on stderr."""
+    """One line to the person who waits, on stderr; of several processes the first one speaks."""
+    if not is_first():
+        return
     Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
 
 
@@ -162,6 +165,7 @@ class RunCallback(TrainerCallback):
             self.sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-6))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.stop.asked = any_asks(self.stop.asked)
         if self.stop.asked:
             control.should_save = True
             control.should_training_stop = True

@@ -27,7 +27,7 @@ from text2sql.errors import OutputError, TrainingError
 MARKER = "complete.json"
 LOCK = ".lock"
 PREFIX = "checkpoint-"
-NOT_IN_FINGERPRINT = {"checkpoint_dir", "save_total_limit"}
+NOT_IN_FINGERPRINT = {"checkpoint_dir", "save_total_limit", "processes"}
 
 
 def fingerprint(settings: Settings, rows: Iterable[dict[str, str]]) -> str:
@@ -107,9 +107,11 @@ class CheckpointStore:
             shutil.rmtree(old, ignore_errors=True)
 
     def clear(self) -> None:
-        """Delete every checkpoint, and the folder if nothing else is in it."""
+        """Delete every checkpoint and the rows' tokens, and the folder if nothing else is in it."""
         for path in self._checkpoints():
             shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob("*.arrow"):
+            path.unlink(missing_ok=True)
         (self.folder / LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()

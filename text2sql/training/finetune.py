@@ -18,14 +18,18 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from text2sql.config import LoraSection, Settings, TrainingSection
+from text2sql.data.batches import read_batches
 from text2sql.data.files import new_folder
-from text2sql.data.prompt import encode_rows
 from text2sql.errors import TrainingError, TrainingInterrupted
-from text2sql.training.arguments import choose_optimizer, trainer_arguments
+from text2sql.training.arguments import choose_optimizer, describe, trainer_arguments
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
-from text2sql.training.model import load_base, load_tokenizer, quiet
-from text2sql.training.trainer import IGNORED, AdapterTrainer, EpochSampler, save_adapter
+from text2sql.training.distributed import first_alone, is_first, join
+from text2sql.training.frozen import dequantize_once, fold_adapters
+from text2sql.training.model import load_base, load_tokenizer, quiet, training_device
+from text2sql.training.packing import check_packing
+from text2sql.training.tokens import SUFFIX, tokenize
+from text2sql.training.trainer import CPU_TOKENS, AdapterTrainer, EpochSampler, save_adapter
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,16 @@ def finetune(
         OutputError: the disk is full.
     """
     started = time.perf_counter()
+    join()
     training = settings.training
     optimizer = choose_optimizer(training.optim, torch.cuda.is_available())
     tokenizer = load_tokenizer(settings.model)
-    train, left_out = tokenize(splits["train"], tokenizer, training.max_length)
+    run = fingerprint(settings, (row for name in ("train", "validation") for row in _texts(splits, name)))
+    store = CheckpointStore(training.checkpoint_dir / run, training.save_total_limit)
+    with first_alone():
+        train, left_out = tokenize(splits["train"], tokenizer, training.max_length, store.folder / f"train{SUFFIX}")
     if len(train) == 0:
+        store.clear()
         raise TrainingError(
             f"no training row is left: all {left_out} have more than training.max_length = {training.max_length} "
             "tokens; raise training.max_length"
@@ -83,21 +92,25 @@ def finetune(
             f"{training.max_length} tokens and are left out"
         )
     validation = _validation_rows(splits, tokenizer, training)
-    run = fingerprint(settings, (row for name in ("train", "validation") for row in _texts(splits, name)))
-    store = CheckpointStore(training.checkpoint_dir / run, training.save_total_limit)
     base = load_base(settings.model, training, tokenizer)
-    with store.locked(), StopRequest() as stop, quiet():
+    copied = dequantize_once(base, settings.model, base.dtype)
+    with store.locked() if is_first() else contextlib.nullcontext(), StopRequest() as stop, quiet():
         model = with_adapter(base, settings.lora, training)
+        if training.packing:
+            check_packing(model, sorted(train["input_ids"][:8], key=len)[:2])
         trainer = build_trainer(
             model, tokenizer, train, validation, settings, optimizer, store, stop=stop, report=report_metrics
         )
+        tell(describe(trainer, settings, copied))
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with _tracking(settings):
             resumed_from = _train(trainer, store, stop)
         path = output or store.folder / "adapter"
-        _write(trainer, tokenizer, path)
-        store.clear()
+        with first_alone():
+            if is_first():
+                _write(trainer, tokenizer, path)
+                store.clear()
     return TrainedAdapter(
         path=path,
         history=history(trainer.state.log_history),
@@ -109,24 +122,6 @@ def finetune(
         resumed_from=resumed_from,
         left_out=left_out,
     )
-
-
-def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Dataset, int]:
-    """Rows as `input_ids`, `labels` and `length`, and how many were left out for being longer than `max_length`."""
-    encoded = encode_rows(tokenizer, rows["prompt"][:], rows["completion"][:])
-    fitting = [row for row in encoded if len(row["input_ids"]) <= max_length]
-    columns = {
-        "input_ids": [row["input_ids"] for row in fitting],
-        "labels": [
-            [
-                token if wanted else IGNORED
-                for token, wanted in zip(row["input_ids"], row["completion_mask"], strict=True)
-            ]
-            for row in fitting
-        ],
-        "length": [len(row["input_ids"]) for row in fitting],
-    }
-    return Dataset.from_dict(columns), len(encoded) - len(fitting)
 
 
 def _validation_rows(
@@ -150,9 +145,9 @@ def _validation_rows(
 
 def _texts(splits: DatasetDict, name: str) -> Iterator[dict[str, str]]:
     if name in splits and len(splits[name]):
-        rows = splits[name]
-        for prompt, completion in zip(rows["prompt"][:], rows["completion"][:], strict=True):
-            yield {"prompt": prompt, "completion": completion}
+        for batch in read_batches(splits[name], ("prompt", "completion")):
+            for prompt, completion in zip(batch["prompt"], batch["completion"], strict=True):
+                yield {"prompt": prompt, "completion": completion}
 
 
 def with_adapter(model: PreTrainedModel, lora: LoraSection, training: TrainingSection) -> Any:
@@ -215,7 +210,9 @@ def build_trainer(
         processing_class=tokenizer,
         store=store,
         sampler=sampler,
+        tokens=training.micro_batch_tokens or (CPU_TOKENS if training_device().type == "cpu" else None),
     )
+    fold_adapters(trainer.model)
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
@@ -227,7 +224,8 @@ def build_trainer(
 
 def _train(trainer: AdapterTrainer, store: CheckpointStore, stop: StopRequest) -> int | None:
     """Train to the end, from the last complete checkpoint if there is one; returns its step."""
-    checkpoint = store.last_complete()
+    with first_alone():  # it deletes what is incomplete
+        checkpoint = store.last_complete()
     resumed_from, planned = trained_steps(checkpoint) if checkpoint is not None else (None, None)
     if checkpoint is not None:
         tell(f"resuming from {checkpoint} at step {resumed_from} of {planned}")

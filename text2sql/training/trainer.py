@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from text2sql.errors import TrainingError
 from text2sql.training.checkpoints import CheckpointStore, writing
+from text2sql.training.distributed import wait_for_all
+from text2sql.training.tokens import IGNORED
 
-IGNORED = -100
-"""The label that the loss leaves out."""
 PLAIN_HEADS = {"llama", "mistral", "qwen2", "qwen3"}
 """Architectures whose logits are the head's product with the last hidden state; others scale or cap them."""
+
+CPU_TOKENS = 1_024
+"""Tokens of one pass on a CPU, where larger matrices gain nothing and activations grow out of its caches."""
 
 BATCHES_A_POOL = 50
 """Rows are sorted by length within pools of this many batches: enough to save padding, and still a random order."""
@@ -59,13 +63,40 @@ class EpochSampler(Sampler[int]):
         return iter([row for batch in [*(batches[i] for i in shuffled), *partial] for row in batch])
 
 
+def split_batch(batch: dict[str, torch.Tensor], tokens: int) -> list[dict[str, torch.Tensor]]:
+    """A batch that is padded on the right, as parts of at most `tokens` tokens, padding included.
+
+    Each is trimmed to its longest row. Rows of like length come together; one that is longer alone is a part by itself.
+    """
+    lengths = batch["attention_mask"].sum(1)
+    order = lengths.argsort(descending=True, stable=True).tolist()
+    groups: list[list[int]] = []
+    for row in order:
+        if groups and (len(groups[-1]) + 1) * int(lengths[groups[-1][0]]) <= tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [{name: tensor[rows][:, : int(lengths[rows[0]])] for name, tensor in batch.items()} for rows in groups]
+
+
 class AdapterTrainer(SFTTrainer):
     """Fine-tunes a PEFT model on tokenised rows (`input_ids`, `labels`) and seals its checkpoints in a store."""
 
-    def __init__(self, *args: Any, store: CheckpointStore, sampler: EpochSampler | None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        store: CheckpointStore,
+        sampler: EpochSampler | None,
+        tokens: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """`tokens` limits a pass; batches of more are taken in parts."""
         super().__init__(*args, **kwargs)
         self.store = store
         self.sampler = sampler
+        self.tokens = tokens
+        self.waited = 0.0
+        """Seconds spent waiting for data."""
         for parameter in self._trainable():
             # SFTTrainer casts the adapter of a quantised model to bf16, where late, small steps round to nothing.
             parameter.data = parameter.data.float()
@@ -86,20 +117,43 @@ class AdapterTrainer(SFTTrainer):
         the prompts too: the embedded base then trained at 2,560 tokens/s instead of 3,510 (one thread).
         """
         architecture = self.accelerator.unwrap_model(model).get_base_model().config.model_type
-        if self.args.device.type != "cpu" or return_outputs or architecture not in PLAIN_HEADS:
+        alone = self.accelerator.num_processes == 1  # DDP watches its own forward pass
+        if self.args.device.type != "cpu" or return_outputs or architecture not in PLAIN_HEADS or not alone:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)  # type: ignore[no-untyped-call]
         labels = inputs["labels"][:, 1:]
         wanted = labels != IGNORED
         base = self.accelerator.unwrap_model(model).get_base_model()
         with self.accelerator.autocast():
             known = {name: value for name, value in inputs.items() if name != "labels"}
+            if "attention_mask" in known and bool(known["attention_mask"][:, 0].all()):
+                del known["attention_mask"]  # padding on the right comes after all that attention looks back at
             hidden = base.base_model(**known, use_cache=False).last_hidden_state[:, :-1][wanted]
             logits = base.get_output_embeddings()(hidden).float()
         total = torch.nn.functional.cross_entropy(logits, labels[wanted], reduction="sum")
         return total / (max(len(logits), 1) if num_items_in_batch is None else num_items_in_batch)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss: torch.Tensor = super().training_step(*args, **kwargs)  # type: ignore[no-untyped-call]
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        batches = super().get_batch_samples(*args, **kwargs)
+        self.waited += time.perf_counter() - started
+        return batches
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Forward and backward of one batch, in parts where it has more tokens than a pass may have.
+
+        Parts change memory and speed alone: each one's loss is divided by the completion tokens of the whole step.
+        """
+        parts = [inputs]
+        if self.tokens is not None and num_items_in_batch is not None and "attention_mask" in inputs:
+            parts = split_batch(inputs, self.tokens)
+        losses = []
+        for part in parts[:-1]:
+            with self.accelerator.no_sync(model):  # processes exchange gradients once a batch, whatever its parts
+                losses.append(super().training_step(model, part, num_items_in_batch))  # type: ignore[no-untyped-call]
+        losses.append(super().training_step(model, parts[-1], num_items_in_batch))  # type: ignore[no-untyped-call]
+        loss: torch.Tensor = torch.stack(losses).sum()
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}: training has diverged; lower "
@@ -121,6 +175,7 @@ class AdapterTrainer(SFTTrainer):
             )
         with writing(self.store.folder):
             super(SFTTrainer, self)._save_checkpoint(model, trial)  # SFTTrainer's own writes a model card each time
+            wait_for_all()  # each process has written the state of its own random numbers
             if self.args.should_save:
                 self.store.seal(self.state.global_step)
 
