@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -207,6 +209,23 @@ def test_a_rollback_that_fails_leaves_the_current_one(either: Place, stand_in: S
     assert remembered(either) == {"current": "2", "previous": "1"}
 
 
+def test_a_rollback_that_cannot_be_undone_says_both(place: Place, stand_in: StandIn):
+    place.deploy("1", image="server:1")
+    place.deploy("2", image="server:2")
+    kept = stand_in.objects[("ConfigMap", RELEASES)]["data"]
+    kept["previous.json"] = kept["previous.json"].replace("server:1", "registry.invalid/missing:1")
+
+    def refuse(line: str) -> None:
+        if "event of" in line:  # the rollout has failed, and is told of
+            stand_in.faults.append(Fault("PATCH", "deployments", 403, message="not any more"))
+
+    place.hook = refuse
+    with pytest.raises(
+        DeploymentError, match=r"ImagePullBackOff.*could not be brought back: no permission.*not any more"
+    ):
+        place.target().rollback(place.tell)
+
+
 def test_the_end_and_a_new_beginning(either: Place):
     either.target().stop(either.tell)
     assert either.told[-1] == "nothing runs"
@@ -250,18 +269,53 @@ def test_keys_travel_past_the_api_server(either: Place, stand_in: StandIn, monke
     assert either.version() == "1"
 
 
-def test_ctrl_c_leaves_the_old_one(either: Place):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "evicted"])
+def test_a_signal_leaves_the_old_one(either: Place, number: int):
     either.deploy("1")
+    before = signal.getsignal(signal.SIGTERM)
 
     def interrupt(line: str) -> None:
         if "comparing" in line:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
 
     either.hook = interrupt
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
         either.deploy("2")
     assert either.version() == "1"
+    assert signal.getsignal(signal.SIGTERM) is before
     assert_clean(either)
+
+
+def test_who_has_lost_the_lease_leaves_all_to_the_one_that_has_it(either: Place, stand_in: StandIn):
+    either.deploy("1")
+
+    def lose(line: str) -> None:
+        if "comparing" in line:
+            stand_in.edit("Lease", "text2sql-deploy", "other", {"spec": {"holderIdentity": "other"}})
+            stand_in.requests.clear()
+
+    either.hook = lose
+    with pytest.raises(DeploymentError, match="another deployment has taken over"):
+        either.deploy("2")
+    assert {method for method, path in stand_in.requests if "/proxy/" not in path} == {"GET"}
+    assert either.get("Lease", "text2sql-deploy")["spec"]["holderIdentity"] == "other"
+
+
+def test_a_release_that_broke_is_mended_by_serving_it_in_another_way(either: Place, stand_in: StandIn):
+    """Its old pods carry the same release, and what ails them is no verdict on the new ones."""
+    either.deploy("1")
+    for pod in stand_in.plane.pods:
+        pod.broken = {"1"}
+        pod.born -= 1.0  # crashed many times by now
+    either.deploy("1", label="more-memory")
+    assert either.version() == "1"
+
+
+def test_a_node_that_gives_out_no_log_holds_nobody_up(place: Place, stand_in: StandIn):
+    stand_in.faults.append(Fault("GET", "/log", 500))
+    with pytest.raises(DeploymentError, match=r"ended \d+ times .*event BackOff: [^;]*; nothing is served$"):
+        place.deploy("1", "crash")
+    assert sum("/log" in path for _, path in stand_in.requests) <= 2, "once a pod"
 
 
 @pytest.mark.parametrize(

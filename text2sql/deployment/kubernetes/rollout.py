@@ -35,10 +35,16 @@ class Trouble:
     """Waiting longer will hardly help."""
 
 
+def unseen(deployment: Manifest) -> bool:
+    """Whether its status is still that of what it asked for before."""
+    status = deployment.get("status") or {}
+    return bool(status.get("observedGeneration", 0) != deployment["metadata"].get("generation"))
+
+
 def unfinished(deployment: Manifest) -> str:
     """What is missing until every replica, and nothing else, is the new one and serves; "" when it is done."""
     status = deployment.get("status") or {}
-    if status.get("observedGeneration", 0) != deployment["metadata"].get("generation"):
+    if unseen(deployment):
         return "the controller has not seen it yet"
     wanted = deployment["spec"].get("replicas", 1)
     updated, everything, available = (
@@ -53,7 +59,8 @@ def unfinished(deployment: Manifest) -> str:
 def troubles(deployment: Manifest, pods: list[Manifest]) -> list[Trouble]:
     """What keeps a rollout up: the controller's words, then the pods'."""
     found = []
-    for condition in (deployment.get("status") or {}).get("conditions") or []:
+    conditions = [] if unseen(deployment) else (deployment.get("status") or {}).get("conditions") or []
+    for condition in conditions:
         kind, says, why = condition["type"], condition["status"], condition.get("reason", "")
         if kind == "ReplicaFailure" and says == "True":
             found.append(Trouble(f"no pod can be made: {_cut(condition.get('message'))}", stuck=True))
