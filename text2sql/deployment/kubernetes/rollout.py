@@ -33,6 +33,8 @@ class Trouble:
     """Waiting longer will not help."""
     stuck: bool = False
     """Waiting longer will hardly help."""
+    about: str = ""
+    """What it befell: the words change from try to try of pulling an image."""
 
 
 def unseen(deployment: Manifest) -> bool:
@@ -63,7 +65,7 @@ def troubles(deployment: Manifest, pods: list[Manifest]) -> list[Trouble]:
     for condition in conditions:
         kind, says, why = condition["type"], condition["status"], condition.get("reason", "")
         if kind == "ReplicaFailure" and says == "True":
-            found.append(Trouble(f"no pod can be made: {_cut(condition.get('message'))}", stuck=True))
+            found.append(Trouble(f"no pod can be made: {_cut(condition.get('message'))}", stuck=True, about=kind))
         if kind == "Progressing" and says == "False" and why == "ProgressDeadlineExceeded":
             found.append(Trouble(f"it made no progress: {_cut(condition.get('message'))}", hopeless=True))
     return found + [trouble for pod in pods for trouble in of_pod(pod)]
@@ -86,7 +88,7 @@ def of_pod(pod: Manifest) -> list[Trouble]:
             count = container.get("restartCount", 0)
             found.append(Trouble(f"{where} ended {count} times ({code})", hopeless=count >= CRASHES))
         elif reason in STUCK:
-            found.append(Trouble(f"{where}: {reason}: {_cut(waiting.get('message'))}", stuck=True))
+            found.append(Trouble(f"{where}: {reason}: {_cut(waiting.get('message'))}", stuck=True, about=where))
     return found
 
 

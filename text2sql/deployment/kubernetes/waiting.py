@@ -58,8 +58,8 @@ class Rollouts:
             check()
             pods = self.pods(deployment)
             wrong = troubles(found, pods)
-            since = {t.words: since.get(t.words, now) for t in wrong if t.stuck}
-            over = [t for t in wrong if t.hopeless or (t.stuck and now - since[t.words] > self._pace.stuck)]
+            since = {t.about: since.get(t.about, now) for t in wrong if t.stuck}
+            over = [t for t in wrong if t.hopeless or (t.stuck and now - since[t.about] > self._pace.stuck)]
             if over or now - begun > seconds:
                 late = "" if over else f"it was not ready within {seconds:g} s (deploy.startup_seconds): {missing}"
                 raise DeploymentError(self._told(late, [t.words for t in over or wrong], pods, tell))
