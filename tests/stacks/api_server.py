@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 OBJECT = re.compile(r"^/(?:api|apis/[^/]+)/[^/]+(?:/namespaces/(?P<ns>[^/]+))?/(?P<kind>[a-z]+)(?:/(?P<name>[^/?]+))?$")
-NAMESPACE = re.compile(r"^/api/v1/(?P<ns>(?!))?(?P<kind>namespaces)/(?P<name>[^/?]+)$")
 
 
 class ApiServer:
@@ -57,7 +56,7 @@ class ApiServer:
             asked = body["spec"]["resourceAttributes"]
             allowed = (asked["verb"], asked["resource"]) not in self.denied
             return 201, {**body, "status": {"allowed": allowed}}
-        found = NAMESPACE.match(path) or OBJECT.match(path)
+        found = OBJECT.match(path)
         if found is None:
             return 404, {"reason": "NotFound", "message": "the server could not find the requested resource"}
         kind = found["kind"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.deployment.kubernetes.conftest import Place
 from tests.stacks.api_server import ApiServer
 from text2sql.deployment.kubernetes.api import Cluster
 from text2sql.deployment.kubernetes.preflight import Access, Pod, preflight
@@ -111,3 +112,16 @@ def test_a_cluster_that_is_not_there():
     server.close()
     with pytest.raises(DeploymentError, match="does not answer in .*check the context of your kubeconfig"):
         preflight(gone, [])
+
+
+def test_what_a_namespace_lacks(bare: Place):
+    """Of the stand-in of the deploy step, or of a real cluster."""
+    wanting = Pod("finetune", {"no/such": "label"}, gpus=1, claims=["work"], secrets=[("s", "k")])
+    found = preflight(bare.cluster(), [wanting], [CREATE])
+    told = "\n".join(found.problems + found.notes)
+    assert "there is no PersistentVolumeClaim 'work'" in told
+    assert "there is no Secret 's'" in told
+    assert "no node has no/such=label" in told or (bare.stand_in and "nodes could not be checked" in told)
+    bare.namespace = "text2sql-nowhere"
+    [line] = preflight(bare.cluster(), [wanting], [CREATE]).problems
+    assert line.startswith("namespace 'text2sql-nowhere' is not there")
