@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def test_an_account_with_that_role_and_no_other_can_do_it_all(place: Place):
         "subjects": [subject],
     }
     assert cluster.ask("POST", f"{rules}/rolebindings", body=binding).ok
+    time.sleep(2)  # the authoriser hears of it by a watch
     place.deploy("1")
     with pytest.raises(DeploymentError, match="version 1 serves on"):
         place.deploy("2", "wrong")
