@@ -26,7 +26,7 @@ from tests.deployment.kubernetes.api_server import StandIn
 from tests.deployment.kubernetes.kubelet import Kubelet, kubelet
 from text2sql.config import DeploySection
 from text2sql.deployment.checks import Question
-from text2sql.deployment.kubernetes.api import Cluster
+from text2sql.deployment.kubernetes.api import APPLY, Cluster
 from text2sql.deployment.kubernetes.manifests import label_of
 from text2sql.deployment.kubernetes.rollout import troubles
 from text2sql.deployment.kubernetes.target import KubernetesTarget, StoredModel
@@ -119,6 +119,15 @@ class Place:
         patience = 60.0 if REAL else 1.0
         found = Cluster.connect(self.namespace, patience=patience)
         return Cluster(client_of(found, self.token), self.namespace, patience) if self.token else found
+
+    def edit(self, deployment: str, manager: str, change: dict[str, Any]) -> None:
+        """Somebody else applies something, by force."""
+        if self.stand_in is not None:
+            self.stand_in.edit("Deployment", deployment, manager, change)
+            return
+        path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{deployment}"
+        body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": deployment}} | change
+        assert self.cluster().ask("PATCH", path, {"fieldManager": manager, "force": "true"}, body, APPLY).ok
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         found = self.cluster().get(kind, name)
