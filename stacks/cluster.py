@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from stacks.kubernetes import node_selector
+from text2sql.deployment.kubernetes.api import Cluster
 from text2sql.deployment.kubernetes.preflight import Access, Findings, Pod, preflight
 from text2sql.errors import StackError
 
 if TYPE_CHECKING:
     from stacks.spec import StackFile
 
+PATIENCE = 10.0
+"""Seconds for a cluster that is busy or out of reach; nothing has begun yet."""
 ACCESSES = (
     Access("create", "jobs", "batch"),
     Access("get", "jobs", "batch"),
@@ -59,7 +62,8 @@ def check_cluster(stack: StackFile, steps: Iterable[str], scheduled: bool = Fals
         return ["the cluster was not asked beforehand: there is no context for it here"]
     namespace = place.user_namespace or place.namespace
     accesses = ACCESSES + (SCHEDULED if scheduled else ()) if place.kind == "kubernetes" else ()
-    found: Findings = preflight(client, namespace, pods_of(stack, steps), accesses, place.nodes == "fixed")
+    cluster = Cluster(client, namespace, PATIENCE)
+    found: Findings = preflight(cluster, pods_of(stack, steps), accesses, place.nodes == "fixed")
     if found.problems:
         raise StackError("\n".join(found.problems))
     return found.notes
@@ -79,5 +83,5 @@ def cluster_client(context: str | None) -> Any:
         if context is None:
             return None
         raise StackError(f"context {context!r} cannot be used: {' '.join(str(error).split())}") from error
-    settings.retries = 1
+    settings.retries = False
     return client.ApiClient(settings)

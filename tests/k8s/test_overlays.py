@@ -255,21 +255,47 @@ def test_everything_that_is_watched_is_measured():
     assert used <= measured
 
 
-def test_the_retraining_is_the_command_that_a_laptop_runs(tmp_path: Path):
-    from pipelines import PIPELINES
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name.startswith("gpu")])
+def test_the_retraining_is_the_command_that_a_laptop_runs_and_deploys_what_it_is_part_of(overlay: str, tmp_path: Path):
     from text2sql.config_file import load_settings
 
-    job = one("gpu-multi", "CronJob", "text2sql-retrain")["spec"]
-    [run] = job["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert run["args"] == ["--pipeline", "retrain", "--config", "/etc/text2sql/config.yaml"]
-    if "retrain" not in PIPELINES:
-        pytest.xfail("pipeline retrain is not merged yet")
+    job = one(overlay, "CronJob", "text2sql-retrain")["spec"]
     assert (job["concurrencyPolicy"], job["timeZone"]) == ("Forbid", "Etc/UTC")
+    pod_spec = job["jobTemplate"]["spec"]["template"]["spec"]
+    [run] = pod_spec["containers"]
+    assert run["args"][:2] == ["--pipeline=retrain", "--config=/etc/text2sql/config.yaml"]
+    assert pod_spec["tolerations"] == pod(overlay)["tolerations"], "GPU nodes are tainted for both"
     path = tmp_path / "config.yaml"
-    path.write_text(one("gpu-multi", "ConfigMap", "retrain")["data"]["config.yaml"])
-    settings = load_settings(path, [])
+    path.write_text(one(overlay, "ConfigMap", "retrain")["data"]["config.yaml"])
+    settings = load_settings(path, [word.removeprefix("--set=") for word in run["args"][2:]])
     assert settings.deploy.target == "kubernetes"
-    assert (PROJECT / settings.deploy.kubernetes.manifests.relative_to("/app")).is_dir()
+    deployed = settings.deploy.kubernetes.manifests
+    assert deployed.parts[:2] == ("k8s", "overlays"), "of the image, in which run.py starts"
+    assert rendered(render(deployed.name), "text2sql") == rendered(render(overlay), "text2sql")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_container_says_what_the_quota_counts(overlay: str):
+    """A pod with one that does not is refused in a namespace with a quota."""
+    hard = one(overlay, "ResourceQuota", "text2sql")["spec"]["hard"]
+    counted = [name.split(".", 1) for name in hard if name.split(".")[0] in ("requests", "limits")]
+    for document in render(overlay):
+        if document["kind"] in ("Deployment", "CronJob"):
+            spec = document["spec"].get("jobTemplate", document)["spec"]["template"]["spec"]
+            for part in (*spec.get("initContainers", ()), *spec["containers"]):
+                wanted = {(kind, name) for kind, name in counted if name in ("cpu", "memory")}
+                given = {(kind, name) for kind in ("requests", "limits") for name in part["resources"][kind]}
+                assert wanted <= given, part["name"]
+
+
+def test_whoever_lets_clients_in_is_let_in():
+    for overlay, namespace in (("gpu-multi", "ingress-nginx"), ("gpu-multi-operators", "gateway")):
+        [rule] = one(overlay, "NetworkPolicy", "server")["spec"]["ingress"]
+        first, *others = [one["namespaceSelector"] for one in rule["from"] if "namespaceSelector" in one]
+        assert first == {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+        assert {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}} in others
+    [route] = one("gpu-multi-operators", "HTTPRoute", "text2sql")["spec"]["parentRefs"]
+    assert route["namespace"] == "gateway"
 
 
 def test_one_gpu_is_not_fought_over():

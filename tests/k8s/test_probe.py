@@ -73,7 +73,8 @@ def test_work_without_tokens_is_a_fault_after_a_while(vllm: Vllm, tmp_path: Path
     vllm.running = 2
     assert probe(vllm, tmp_path, 60.0) == (0, ""), "not yet"
     code, words = probe(vllm, tmp_path, 0.0)
-    assert (code, words[:40]) == (1, "it has work, and made no token for 0 s")
+    assert code == 1
+    assert words.startswith("it has work, and made no token for ")
     vllm.tokens += 1
     assert probe(vllm, tmp_path, 0.0) == (0, "")
 

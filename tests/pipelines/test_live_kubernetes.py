@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import run
-from tests.deployment.kubernetes.conftest import Place, kubeconfig, place  # noqa: F401 - fixtures
+from tests.deployment.kubernetes.conftest import PACE, Place, kubeconfig, place  # noqa: F401 - fixtures
 from text2sql.deployment.kubernetes import target
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -16,9 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from text2sql.deployment.kubernetes.waiting import Pace
-
-    monkeypatch.setattr(target, "Pace", lambda: Pace(0.01, 0.2, 2.0, 3))
+    monkeypatch.setattr(target, "Pace", lambda: PACE)
     monkeypatch.setattr("pipelines.live._mark", lambda *_: None)  # ZenML is not what this is about
     monkeypatch.setattr("pipelines.live.mark_what_serves", lambda _: None)
 

@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 OBJECT = re.compile(r"^/(?:api|apis/[^/]+)/[^/]+(?:/namespaces/(?P<ns>[^/]+))?/(?P<kind>[a-z]+)(?:/(?P<name>[^/?]+))?$")
-NAMESPACE = re.compile(r"^/api/v1/namespaces/(?P<name>[^/?]+)$")
 
 
 class ApiServer:
@@ -22,6 +21,10 @@ class ApiServer:
         """(verb, resource) that an access review answers with no."""
         self.errors: dict[tuple[str, str], int] = {}
         """Status by (method, kind)."""
+        self.kinds: dict[str, list[dict[str, Any]]] = {}
+        """What discovery tells of a group's version, by its path."""
+        self.warnings: dict[str, str] = {}
+        """What is taken with a warning, by kind."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
@@ -46,20 +49,27 @@ class ApiServer:
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
         self.requests.append((method, path))
-        path = path.partition("?")[0]
+        path, _, query = path.partition("?")
+        if path in self.kinds:
+            return 200, {"resources": self.kinds[path]}
         if path.endswith("/selfsubjectaccessreviews"):
             asked = body["spec"]["resourceAttributes"]
             allowed = (asked["verb"], asked["resource"]) not in self.denied
             return 201, {**body, "status": {"allowed": allowed}}
-        if found := NAMESPACE.match(path):
-            namespace, kind, name = None, "namespaces", found["name"]
-        else:
-            found = OBJECT.match(path)
-            assert found, path
-            namespace, kind, name = found["ns"], found["kind"], found["name"]
+        found = OBJECT.match(path)
+        if found is None:
+            return 404, {"reason": "NotFound", "message": "the server could not find the requested resource"}
+        kind = found["kind"]
         if status := self.errors.get((method, kind)):
             return status, {"message": "as the test wants it", "reason": "Test"}
-        there = self.objects.setdefault((namespace, kind), {})
+        if "dryRun=All" in query:
+            return 200, body
+        return self._object(method, self.objects.setdefault((found["ns"], kind), {}), found["name"], body)
+
+    @staticmethod
+    def _object(
+        method: str, there: dict[str, dict[str, Any]], name: str | None, body: Any
+    ) -> tuple[int, dict[str, Any]]:
         if method == "POST":
             name = body["metadata"]["name"]
             if name in there:
@@ -69,7 +79,7 @@ class ApiServer:
         if name is None:
             return 200, {"items": list(there.values())}
         if name not in there:
-            return 404, {"reason": "NotFound", "message": f"{kind} {name} not found"}
+            return 404, {"reason": "NotFound", "message": f"{name} not found"}
         if method == "PATCH":
             there[name] = _merged(there[name], body)
         if method == "DELETE":
@@ -80,6 +90,8 @@ class ApiServer:
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
+            wbufsize = -1  # head and body in one packet
+
             def _serve(self) -> None:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length)) if length else None
@@ -88,6 +100,8 @@ class ApiServer:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
+                if warning := owner.warnings.get(str(answer.get("kind"))):
+                    self.send_header("Warning", f'299 - "{warning}"')
                 self.end_headers()
                 self.wfile.write(data)
 

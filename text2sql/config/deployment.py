@@ -30,6 +30,8 @@ class KubernetesSection(Section):
     """What clients use, https://text2sql.example.com; empty: the Service's name in the cluster."""
     reach: Literal["auto", "cluster", "api"] = "auto"
     """How the new server is asked: by the Service's name (cluster) or through the API server; auto: what fits here."""
+    nodes: Literal["fixed", "autoscaled"] = "fixed"
+    """fixed: GPUs or labels that no node has are an error before anything is created; autoscaled: they may yet come."""
     take_over: bool = False
     """Take fields of Deployment and Service over from whoever else manages them."""
 

@@ -17,6 +17,7 @@ from tests.deployment.kubernetes.served_model import reply
 
 ROUTE = re.compile(r"/(?:api/v1|apis/[^/]+/v1)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?(/log|/proxy/.*)?")
 KINDS = {"deployments": "Deployment", "services": "Service", "configmaps": "ConfigMap", "leases": "Lease"}
+KINDS |= {"secrets": "Secret", "persistentvolumeclaims": "PersistentVolumeClaim", "serviceaccounts": "ServiceAccount"}
 
 
 class StatusError(Exception):
@@ -55,14 +56,23 @@ class StandIn:
     version: int = 0
     key: str | None = None
     """What the servers ask for as X-API-Key."""
+    denied: set[str] = field(default_factory=set)
+    """Resources for which an access review says no."""
+    nodes: list[dict[str, Any]] | None = None
+    """None: whoever asks may not list them, as an account of one namespace."""
 
     def __post_init__(self) -> None:
+        self.add("ConfigMap", "program")
         self._lock = threading.RLock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
         self._thread.start()
         self.address = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def add(self, kind: str, name: str, **fields: Any) -> None:
+        """What an administrator has made."""
+        self.objects[kind, name] = {"kind": kind, "metadata": {"name": name}, **fields}
 
     def close(self) -> None:
         self._http.shutdown()
@@ -94,7 +104,7 @@ class StandIn:
         match = ROUTE.fullmatch(url.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         if match is None:
-            raise StatusError(404, "NotFound", "the server could not find the requested resource")
+            return self._outside(url.path, json.loads(body) if body else {})
         namespace, plural, name, rest = match.groups()
         if rest and rest.startswith("/proxy/"):
             if self.key is not None and headers.get("X-API-Key") != self.key and rest != "/proxy/readyz":
@@ -109,6 +119,19 @@ class StandIn:
             if namespace != self.namespace and method != "GET":
                 raise StatusError(404, "NotFound", f'namespaces "{namespace}" not found')
             return self._object(method, kind, name or "", json.loads(body) if body else {}, query)
+
+    def _outside(self, path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        """What is of no namespace."""
+        if path == f"/api/v1/namespaces/{self.namespace}":
+            return 200, {"metadata": {"name": self.namespace}}, {}
+        if path == "/api/v1/nodes" and self.nodes is None:
+            raise StatusError(403, "Forbidden", "nodes is forbidden")
+        if path == "/api/v1/nodes":
+            return 200, {"items": self.nodes}, {}
+        if path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
+            asked = body["spec"]["resourceAttributes"]
+            return 201, {**body, "status": {"allowed": asked["resource"] not in self.denied}}, {}
+        raise StatusError(404, "NotFound", "the server could not find the requested resource")
 
     def _object(
         self, method: str, kind: str, name: str, body: dict[str, Any], query: dict[str, str]

@@ -81,7 +81,8 @@ class Pod:
                 placed |= {"status": "False", "reason": "Unschedulable", "message": words}
                 return {"phase": "Pending", "conditions": [placed]}
             case "image":
-                reason = "ImagePullBackOff" if time.monotonic() - self.born > BACK_OFF_AFTER else "ErrImagePull"
+                tries = int((time.monotonic() - self.born) / BACK_OFF_AFTER)  # in turn, as a kubelet has it
+                reason = "ImagePullBackOff" if tries % 2 else "ErrImagePull"
                 words = f'Back-off pulling image "{self._container["image"]}"'
                 container["state"] = {"waiting": {"reason": reason, "message": words}}
             case "crash":

@@ -36,6 +36,9 @@ def apply(live: dict[str, Any], owners: Owners, wanted: dict[str, Any], manager:
         if not owners[path]:
             del owners[path]
             _remove(made, path)
+            for end in range(len(path) - 1, 0, -1):  # and what is empty by that, where nobody manages it
+                if not any(other[:end] == path[:end] for other in owners) and _at(made, path[:end]) == {}:
+                    _remove(made, path[:end])
     for path, value in fields.items():
         if force:
             owners[path] = set()
@@ -54,3 +57,9 @@ def _remove(target: dict[str, Any], path: Path) -> None:
     for key in path[:-1]:
         target = target.get(key, {})
     target.pop(path[-1], None)
+
+
+def _at(target: Any, path: Path) -> Any:
+    for key in path:
+        target = target.get(key) if isinstance(target, dict) else None
+    return target

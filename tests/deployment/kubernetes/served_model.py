@@ -24,21 +24,29 @@ def reply(path: str, body: bytes, behaviour: str) -> tuple[int, dict[str, Any]]:
     return 200, {"sql": sql, "valid": True, "candidates": [{"sql": sql}]}
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self._send(b"")
+def handler_of(behaviour: str, version: str) -> type[BaseHTTPRequestHandler]:
+    """For a server of one pod's program."""
 
-    def do_POST(self) -> None:
-        self._send(self.rfile.read(int(self.headers["Content-Length"])))
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(b"")
 
-    def _send(self, body: bytes) -> None:
-        status, said = reply(self.path, body, os.environ["BEHAVIOUR"])
-        data = json.dumps(said).encode()
-        self.send_response(status)
-        self.send_header("X-Model-Version", os.environ["VERSION"])
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        def do_POST(self) -> None:
+            self._send(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def _send(self, body: bytes) -> None:
+            status, said = reply(self.path, body, behaviour)
+            data = json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("X-Model-Version", version)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    return Handler
 
 
 if __name__ == "__main__":
@@ -46,4 +54,4 @@ if __name__ == "__main__":
         sys.exit("error: the model cannot be loaded")
     if os.environ["BEHAVIOUR"] == "slow":
         time.sleep(20)
-    ThreadingHTTPServer(("", 8000), Handler).serve_forever()
+    ThreadingHTTPServer(("", 8000), handler_of(os.environ["BEHAVIOUR"], os.environ["VERSION"])).serve_forever()

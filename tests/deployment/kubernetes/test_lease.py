@@ -13,28 +13,28 @@ from text2sql.deployment.kubernetes.lease import NAME, held
 from text2sql.errors import DeploymentError
 
 
-def test_a_second_one_is_refused_until_the_first_has_ended(place: Place):
-    with held(place.cluster()):
+def test_a_second_one_is_refused_until_the_first_has_ended(bare: Place):
+    with held(bare.cluster()):
         with pytest.raises(DeploymentError, match=r"another deployment is under way in namespace .* process \d+"):
-            place.deploy("1")
+            bare.deploy("1")
         with pytest.raises(DeploymentError, match="under way"):
-            place.target().rollback(place.tell)
-    assert place.cluster().get("Lease", NAME) is None
-    with held(place.cluster()) as lease:
+            bare.target().rollback(bare.tell)
+    assert bare.cluster().get("Lease", NAME) is None
+    with held(bare.cluster()) as lease:
         lease.check()
 
 
-def test_a_dead_ones_lease_is_taken_over_and_a_live_one_renews(place: Place):
+def test_a_dead_ones_lease_is_taken_over_and_a_live_one_renews(bare: Place):
     renewed = (datetime.now(UTC) - timedelta(seconds=5)).isoformat(timespec="microseconds").replace("+00:00", "Z")
     spec = {"holderIdentity": "dead", "leaseDurationSeconds": 4, "renewTime": renewed}
-    place.cluster().create(
+    bare.cluster().create(
         {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": NAME}, "spec": spec}
     )
-    with held(place.cluster(), seconds=1) as lease:
-        first = place.get("Lease", NAME)["spec"]
+    with held(bare.cluster(), seconds=1) as lease:
+        first = bare.get("Lease", NAME)["spec"]
         assert first["holderIdentity"] != "dead"
         time.sleep(1.2)
-        assert place.get("Lease", NAME)["spec"]["renewTime"] > first["renewTime"]
+        assert bare.get("Lease", NAME)["spec"]["renewTime"] > first["renewTime"]
         lease.check()
 
 

@@ -54,21 +54,19 @@ def test_our_credentials_stay_on_the_way_to_the_api_server(relay: Relay, stand_i
     assert headers.get("authorization", headers.get("Authorization")) == "Bearer secret", "that of the kubeconfig"
 
 
-def test_a_pod_asks_the_service_by_name_and_others_through_the_api_server(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_pod_asks_the_service_by_name_and_others_through_the_api_server(bare: Place, monkeypatch: pytest.MonkeyPatch):
     def address(how: str) -> str:
-        found = Reach(place.cluster(), KubernetesSection(reach=how), Pace())
+        found = Reach(bare.cluster(), KubernetesSection(reach=how), Pace())
         try:
             return found.address_of("text2sql", 80)
         finally:
             found.close()
 
-    name = f"http://text2sql.{place.namespace}.svc:80"
+    name = f"http://text2sql.{bare.namespace}.svc:80"
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert address("cluster") == name
     assert address("auto").startswith("http://127.0.0.1:")
-    found = Reach(place.cluster(), KubernetesSection(), Pace())
+    found = Reach(bare.cluster(), KubernetesSection(), Pace())
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     assert found.address_of("text2sql", 80) == name
 

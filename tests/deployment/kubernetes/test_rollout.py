@@ -95,6 +95,7 @@ def test_the_controllers_words_count_too():
         {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "pods is forbidden: quota"},
         {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "timed out"},
     ]
-    first, second = troubles(deployment(conditions=conditions), [])
+    first, second = troubles(deployment(conditions=conditions, seen=3), [])
     assert (first.words, first.stuck) == ("no pod can be made: pods is forbidden: quota", True)
     assert (second.words, second.hopeless) == ("it made no progress: timed out", True)
+    assert troubles(deployment(conditions=conditions, seen=2), []) == [], "those were said of what it asked for before"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -66,9 +68,10 @@ def test_what_is_live_already_is_left_alone(either: Place):
     assert changed.status.previous is None
 
 
+LOG = r".*gateway said: error: the"
 BAD = {
-    "crash": r"container gateway of pod \S+ ended \d+ times .*exit code 1.*; event BackOff: .*gateway said: error: the",
-    "image": r"ImagePullBackOff: .*registry.invalid/missing:1.*; event Failed",
+    "crash": rf"container gateway of pod \S+ ended \d+ times .*exit code 1.*; event BackOff: {LOG}",
+    "image": r"(ErrImagePull|ImagePullBackOff): .*registry.invalid/missing:1.*; event Failed",
     "pending": r"not ready within .*startup_seconds.*placed on no node: .*Insufficient example.com/none",
     "wrong": r"it answers 0 of 8 test rows as the evaluated model did",
 }
@@ -78,8 +81,10 @@ BAD = {
 def test_whatever_goes_wrong_the_old_one_serves_on(either: Place, behaviour: str):
     either.deploy("1")
     before = either.get("Deployment", "text2sql-server")["spec"]["template"]
-    either.seconds = 1.0 if either.stand_in and behaviour == "pending" else either.seconds
-    with pytest.raises(DeploymentError, match=rf"version 2 does not go live: .*{BAD[behaviour]}.*version 1 serves on$"):
+    if behaviour == "pending":
+        either.seconds = 1.0 if either.stand_in else 30.0
+    words = BAD[behaviour] if either.kubelet is None else BAD[behaviour].removesuffix(LOG)
+    with pytest.raises(DeploymentError, match=rf"version 2 does not go live: .*{words}.*version 1 serves on$"):
         either.deploy("2", behaviour)
     assert either.version() == "1"
     assert either.get("Deployment", "text2sql-server")["spec"]["template"] == before
@@ -138,7 +143,7 @@ def test_the_old_one_being_available_is_no_success(place: Place):
     """The check of the rollout itself: its new pod is Pending, and the old ones still answer."""
     place.deploy("1")
     target = place.target("pending")
-    target._rollouts._seconds = 0.3
+    target._rollouts._seconds = 0.3 if place.stand_in else 10.0
     wanted = place.get("Deployment", "text2sql-server")
     pending, _ = place.manifests("pending")
     pending["metadata"]["namespace"] = place.namespace
@@ -149,18 +154,15 @@ def test_the_old_one_being_available_is_no_success(place: Place):
         target._rollouts.roll(pending, place.tell)
 
 
-def test_a_field_that_somebody_else_manages_is_not_taken_silently(either: Place, stand_in: StandIn):
-    either.deploy("1", image="server:1")
-    containers = either.manifests("healthy", image="hotfix:1")[0]["spec"]["template"]["spec"]["containers"]
-    stand_in.edit(
-        "Deployment", "text2sql-server", "kubectl-edit", {"spec": {"template": {"spec": {"containers": containers}}}}
-    )
-    words = r'managed by somebody else too \(.*containers: conflict with "kubectl-edit" .*take_over=true'
+def test_a_field_that_somebody_else_manages_is_not_taken_silently(either: Place):
+    either.deploy("1")
+    either.edit("text2sql-server", "kubectl-edit", {"spec": {"replicas": 3}})
+    words = r'managed by somebody else too \(\.?spec\.replicas: conflict with "kubectl-edit" .*take_over=true'
     with pytest.raises(DeploymentError, match=words):
-        either.deploy("2", image="server:2")
+        either.deploy("2")
     assert either.version() == "1"
     either.take_over = True
-    either.deploy("2", image="server:2")
+    either.deploy("2")
     assert either.version() == "2"
 
 
@@ -201,10 +203,25 @@ def test_a_rollback_that_fails_leaves_the_current_one(either: Place, stand_in: S
     either.deploy("2", image="server:2")
     kept = stand_in.objects[("ConfigMap", RELEASES)]["data"]
     kept["previous.json"] = kept["previous.json"].replace("server:1", "registry.invalid/missing:1")
-    with pytest.raises(DeploymentError, match="ImagePullBackOff"):
+    with pytest.raises(DeploymentError, match="ImagePull"):
         either.target().rollback(either.tell)
     assert either.version() == "2"
     assert remembered(either) == {"current": "2", "previous": "1"}
+
+
+def test_a_rollback_that_cannot_be_undone_says_both(place: Place, stand_in: StandIn):
+    place.deploy("1", image="server:1")
+    place.deploy("2", image="server:2")
+    kept = stand_in.objects[("ConfigMap", RELEASES)]["data"]
+    kept["previous.json"] = kept["previous.json"].replace("server:1", "registry.invalid/missing:1")
+
+    def refuse(line: str) -> None:
+        if "event of" in line:  # the rollout has failed, and is told of
+            stand_in.faults.append(Fault("PATCH", "deployments", 403, message="not any more"))
+
+    place.hook = refuse
+    with pytest.raises(DeploymentError, match=r"ImagePull.*could not be brought back: no permission.*not any more"):
+        place.target().rollback(place.tell)
 
 
 def test_the_end_and_a_new_beginning(either: Place):
@@ -250,18 +267,53 @@ def test_keys_travel_past_the_api_server(either: Place, stand_in: StandIn, monke
     assert either.version() == "1"
 
 
-def test_ctrl_c_leaves_the_old_one(either: Place):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "evicted"])
+def test_a_signal_leaves_the_old_one(either: Place, number: int):
     either.deploy("1")
+    before = signal.getsignal(signal.SIGTERM)
 
     def interrupt(line: str) -> None:
         if "comparing" in line:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
 
     either.hook = interrupt
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
         either.deploy("2")
     assert either.version() == "1"
+    assert signal.getsignal(signal.SIGTERM) is before
     assert_clean(either)
+
+
+def test_who_has_lost_the_lease_leaves_all_to_the_one_that_has_it(either: Place, stand_in: StandIn):
+    either.deploy("1")
+
+    def lose(line: str) -> None:
+        if "comparing" in line:
+            stand_in.edit("Lease", "text2sql-deploy", "other", {"spec": {"holderIdentity": "other"}})
+            stand_in.requests.clear()
+
+    either.hook = lose
+    with pytest.raises(DeploymentError, match="another deployment has taken over"):
+        either.deploy("2")
+    assert {method for method, path in stand_in.requests if "/proxy/" not in path} == {"GET"}
+    assert either.get("Lease", "text2sql-deploy")["spec"]["holderIdentity"] == "other"
+
+
+def test_a_release_that_broke_is_mended_by_serving_it_in_another_way(either: Place, stand_in: StandIn):
+    """Its old pods carry the same release, and what ails them is no verdict on the new ones."""
+    either.deploy("1")
+    for pod in stand_in.plane.pods:
+        pod.broken = {"1"}
+        pod.born -= 1.0  # crashed many times by now
+    either.deploy("1", label="more-memory")
+    assert either.version() == "1"
+
+
+def test_a_node_that_gives_out_no_log_holds_nobody_up(place: Place, stand_in: StandIn):
+    stand_in.faults.append(Fault("GET", "/log", 500))
+    with pytest.raises(DeploymentError, match=r"ended \d+ times .*event BackOff: [^;]*; nothing is served$"):
+        place.deploy("1", "crash")
+    assert sum("/log" in path for _, path in stand_in.requests) <= 2, "once a pod"
 
 
 @pytest.mark.parametrize(
@@ -299,8 +351,9 @@ def test_a_namespace_that_is_not_there_is_named(place: Place, stand_in: StandIn)
 
 
 def test_a_strategy_cannot_be_changed_in_place(place: Place):
+    place.plain = True
     place.deploy("1")
-    place.in_place = True
+    place.plain, place.in_place = False, True
     with pytest.raises(
         DeploymentError, match="rollingUpdate: Forbidden.*made anew after --pipeline stop.*version 1 serves on"
     ):

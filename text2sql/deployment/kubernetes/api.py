@@ -162,10 +162,11 @@ class Cluster:
             self._told(answer, "delete", kind, name)
 
     def log(self, pod: str, container: str, previous: bool, lines: int = 20) -> str:
-        """The last lines of a container; "" where there is no log."""
+        """The last lines of a container; "" where there is no log, or its node does not give it out. Asked for once:
+        the API server is well when a node is gone, and says 500 or 502 all the same."""
         query = {"container": container, "previous": str(previous).lower(), "tailLines": str(lines)}
-        answer = self.ask("GET", f"{self._path('Pod')}/{pod}/log", query | {"limitBytes": "65536"})
-        return answer.body.decode("utf-8", "replace") if answer.ok else ""
+        answer = self._once("GET", f"{self._path('Pod')}/{pod}/log", query | {"limitBytes": "65536"}, None, JSON)
+        return answer.body.decode("utf-8", "replace") if isinstance(answer, Answer) and answer.ok else ""
 
     def ask(
         self,
@@ -187,7 +188,7 @@ class Cluster:
                 return answer
             wait = min(pause * random.uniform(0.8, 1.2), LONGEST_PAUSE)
             if isinstance(answer, Answer) and answer.headers.get("Retry-After", "").isdecimal():
-                wait = max(wait, min(float(answer.headers["Retry-After"]), LONGEST_PAUSE))
+                wait = max(wait, float(answer.headers["Retry-After"]))
             if time.monotonic() + wait > deadline:
                 why = answer if isinstance(answer, str) else f"{answer.status} {answer.said.get('message', '')}".strip()
                 raise DeploymentError(f"the API server {self.server} does not answer in {self._patience:g} s ({why})")
@@ -248,6 +249,8 @@ def refusal(answer: Answer, verb: str, what: str) -> str:
     if answer.status == 403:
         if "exceeded quota" in said:
             return f"{what}: {said}; raise ResourceQuota text2sql, or end something"
+        if any(cause.get("reason") == "NamespaceTerminating" for cause in causes):
+            return f"{what}: {said}; wait until it is gone, and have it made anew"
         return (
             f"no permission to {verb} {what}: {said}; bind Role text2sql-deploy to whoever deploys "
             "(k8s/base/rolebinding-deploy.yaml)"

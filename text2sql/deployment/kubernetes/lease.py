@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ NAME = "text2sql-deploy"
 SECONDS = 60
 """Without a sign of life for so long, its holder is dead."""
 TRIES = 3
+TAKEN = "another deployment has taken over, or removed our Lease text2sql-deploy"
 
 
 @contextmanager
@@ -32,6 +35,25 @@ def held(cluster: Cluster, seconds: int = SECONDS) -> Iterator[Lease]:
         yield lease
     finally:
         lease.release()
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """A pod that is evicted undoes what it began, as after Ctrl-C: the first SIGTERM is an exception, the next ones are
+    not heard. Python has handlers in the main thread alone."""
+
+    def leave(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Lease:
@@ -65,10 +87,15 @@ class Lease:
 
     def check(self) -> None:
         """Raises:
-        DeploymentError: another holds it now.
+        DeploymentError: another holds it now, or it could not be renewed.
         """
-        if self._lost:
-            raise DeploymentError(self._lost)
+        if self._lost or self.is_anothers():
+            raise DeploymentError(self._lost or TAKEN)
+
+    def is_anothers(self) -> bool:
+        """Whether somebody else holds it, and lives."""
+        found = self._cluster.get("Lease", NAME)
+        return found is not None and not self._is_mine(found) and not self._is_dead(found)
 
     def release(self) -> None:
         self._over.set()
@@ -82,7 +109,7 @@ class Lease:
             try:
                 found = self._cluster.get("Lease", NAME)
                 if found is None or not self._is_mine(found):
-                    self._lost = "another deployment has taken over, or removed our Lease text2sql-deploy"
+                    self._lost = TAKEN
                     return
                 self._write(found)
             except DeploymentError as error:

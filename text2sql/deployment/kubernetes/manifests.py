@@ -7,6 +7,7 @@ pod template, and the pods read it from there.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import subprocess
@@ -26,6 +27,8 @@ OURS = {"text2sql/applied-by": "deploy-step"}
 COMPONENT = "app.kubernetes.io/component"
 RELEASE = "text2sql/release"
 """Label of a pod: which release it serves."""
+TEMPLATE = "text2sql/template"
+"""Annotation of a pod: the digest of what it was made from, to tell it from others of its release."""
 CANDIDATE = "text2sql-candidate"
 """Deployment and Service of a release on trial."""
 RELEASES = "text2sql-releases"
@@ -188,6 +191,9 @@ def server(base: Rendered, release: Release, source: str, adapter: Source | None
         model |= {"text2sql/adapter-source": adapter.address, "text2sql/adapter-sha256": adapter.digest}
     template["metadata"].setdefault("annotations", {}).update(model)
     template["metadata"].setdefault("labels", {})[RELEASE] = label_of(release)
+    template["metadata"]["annotations"][TEMPLATE] = hashlib.sha256(
+        json.dumps(template, sort_keys=True).encode()
+    ).hexdigest()[:12]
     # Not in the template: a model that is judged again is not to be started again.
     made["metadata"].setdefault("annotations", {}).update(
         model | {"text2sql/gate-verdict": release.verdict, "text2sql/evaluated": release.evaluated}

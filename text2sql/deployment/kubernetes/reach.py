@@ -24,13 +24,18 @@ class Reach:
         self._cluster, self._how, self._pace = cluster, settings.reach, pace
         self._relays: dict[str, Relay] = {}
 
+    @property
+    def is_by_proxy(self) -> bool:
+        """Whether Services are asked through the API server."""
+        return self._how == "api" or (self._how == "auto" and not is_pod())
+
     def name_of(self, service: str, port: int) -> str:
         """Its address for pods."""
         return f"http://{service}.{self._cluster.namespace}.svc:{port}"
 
     def address_of(self, service: str, port: int) -> str:
         """Its address from here."""
-        if self._how == "cluster" or (self._how == "auto" and is_pod()):
+        if not self.is_by_proxy:
             return self.name_of(service, port)
         if service not in self._relays:
             self._relays[service] = Relay(self._cluster, service)

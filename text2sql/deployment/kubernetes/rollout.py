@@ -33,12 +33,20 @@ class Trouble:
     """Waiting longer will not help."""
     stuck: bool = False
     """Waiting longer will hardly help."""
+    about: str = ""
+    """What it befell: the words change from try to try of pulling an image."""
+
+
+def unseen(deployment: Manifest) -> bool:
+    """Whether its status is still that of what it asked for before."""
+    status = deployment.get("status") or {}
+    return bool(status.get("observedGeneration", 0) != deployment["metadata"].get("generation"))
 
 
 def unfinished(deployment: Manifest) -> str:
     """What is missing until every replica, and nothing else, is the new one and serves; "" when it is done."""
     status = deployment.get("status") or {}
-    if status.get("observedGeneration", 0) != deployment["metadata"].get("generation"):
+    if unseen(deployment):
         return "the controller has not seen it yet"
     wanted = deployment["spec"].get("replicas", 1)
     updated, everything, available = (
@@ -53,10 +61,11 @@ def unfinished(deployment: Manifest) -> str:
 def troubles(deployment: Manifest, pods: list[Manifest]) -> list[Trouble]:
     """What keeps a rollout up: the controller's words, then the pods'."""
     found = []
-    for condition in (deployment.get("status") or {}).get("conditions") or []:
+    conditions = [] if unseen(deployment) else (deployment.get("status") or {}).get("conditions") or []
+    for condition in conditions:
         kind, says, why = condition["type"], condition["status"], condition.get("reason", "")
         if kind == "ReplicaFailure" and says == "True":
-            found.append(Trouble(f"no pod can be made: {_cut(condition.get('message'))}", stuck=True))
+            found.append(Trouble(f"no pod can be made: {_cut(condition.get('message'))}", stuck=True, about=kind))
         if kind == "Progressing" and says == "False" and why == "ProgressDeadlineExceeded":
             found.append(Trouble(f"it made no progress: {_cut(condition.get('message'))}", hopeless=True))
     return found + [trouble for pod in pods for trouble in of_pod(pod)]
@@ -79,7 +88,7 @@ def of_pod(pod: Manifest) -> list[Trouble]:
             count = container.get("restartCount", 0)
             found.append(Trouble(f"{where} ended {count} times ({code})", hopeless=count >= CRASHES))
         elif reason in STUCK:
-            found.append(Trouble(f"{where}: {reason}: {_cut(waiting.get('message'))}", stuck=True))
+            found.append(Trouble(f"{where}: {reason}: {_cut(waiting.get('message'))}", stuck=True, about=where))
     return found
 
 

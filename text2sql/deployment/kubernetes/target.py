@@ -20,8 +20,9 @@ from text2sql.deployment import artifacts
 from text2sql.deployment.checks import Tell
 from text2sql.deployment.kubernetes import manifests
 from text2sql.deployment.kubernetes.api import Cluster, Manifest
-from text2sql.deployment.kubernetes.lease import Lease, held
+from text2sql.deployment.kubernetes.lease import Lease, held, sigterm_raises
 from text2sql.deployment.kubernetes.manifests import CANDIDATE, COMPONENT, RELEASE, Rendered, Served, Source
+from text2sql.deployment.kubernetes.needs import check_needs
 from text2sql.deployment.kubernetes.reach import Reach
 from text2sql.deployment.kubernetes.rollout import containers, troubles, unfinished
 from text2sql.deployment.kubernetes.waiting import Pace, Rollouts
@@ -79,13 +80,20 @@ class KubernetesTarget:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """As Target."""
-        with held(self._cluster) as lease:
+        with held(self._cluster) as lease, sigterm_raises():
             self._lease = lease
             try:
                 yield
             finally:
                 self._lease = None
                 self._reach.close()
+
+    def _check(self) -> None:
+        """Raises:
+        DeploymentError: the lease was lost.
+        """
+        if self._lease is not None:
+            self._lease.check()
 
     def status(self) -> Status:
         """As Target."""
@@ -109,6 +117,8 @@ class KubernetesTarget:
 
     def stage(self, release: Release, folder: Path, tell: Tell) -> str:
         """As Target."""
+        for note in check_needs(self._cluster, self._base, self._settings.nodes == "fixed", self._reach.is_by_proxy):
+            tell(note)
         self._before = self._releases()
         wanted = self._served(release, self._source(release, folder, tell))
         self._apply(manifests.candidate_service(self._base, release))
@@ -117,21 +127,20 @@ class KubernetesTarget:
             if current := self._before[0]:  # the Service of several servers takes every release
                 self._apply(manifests.service(self._base, current.release))
             tell(f"{self._base.server} ends, and starts with {release.title} in its place")
-            self._rollouts.roll(wanted.server, tell)
+            self._rollouts.roll(wanted.server, tell, self._check)
         else:
             tell(f"starting {release.title} beside what serves, as {CANDIDATE}")
-            self._rollouts.roll(manifests.candidate(wanted), tell)
+            self._rollouts.roll(manifests.candidate(wanted), tell, self._check)
         return self._answers(CANDIDATE, release)
 
     def promote(self) -> None:
         """As Target."""
         assert self._wanted is not None  # noqa: S101 - for the type checker: after `stage`
-        if self._lease is not None:
-            self._lease.check()
+        self._check()
         wanted = replace(self._wanted, since=datetime.now(UTC).isoformat(timespec="seconds"))
         if not self._base.in_place:
             self._cluster.delete("Deployment", CANDIDATE)  # its GPU is the first new server's
-            self._rollouts.roll(wanted.server, lambda _: None)
+            self._rollouts.roll(wanted.server, lambda _: None, self._check)
         current, previous = self._before
         again = current is not None and current.label == wanted.label
         self._remember(wanted, previous if again else current)
@@ -142,16 +151,11 @@ class KubernetesTarget:
         """As Target."""
         if self._wanted is None:
             return
-        self._clear_candidate()
-        if self._base.in_place:
-            self._bring_back()
-        self._wanted = None
+        self._undo(again=self._base.in_place)
 
     def restore(self) -> None:
         """As Target."""
-        self._clear_candidate()
-        self._bring_back()
-        self._wanted = None
+        self._undo(again=True)
 
     def settle(self) -> None:
         """As Target."""
@@ -166,12 +170,15 @@ class KubernetesTarget:
                 raise DeploymentError(f"there is no version to go back to in namespace {self._cluster.namespace}")
             try:
                 tell(f"bringing {previous.release.title} back")
-                self._rollouts.roll(previous.server, tell)
+                self._rollouts.roll(previous.server, tell, self._check)
                 self._remember(replace(previous, since=datetime.now(UTC).isoformat(timespec="seconds")), current)
                 self._apply(previous.service)
                 self._answers(self._base.name, previous.release)
-            except BaseException:
-                self._bring_back()
+            except BaseException as error:
+                try:
+                    self._undo(again=True)
+                except DeploymentError as more:
+                    raise DeploymentError(f"{error}. The current version could not be brought back: {more}") from error
                 raise
             return previous.release
 
@@ -243,6 +250,16 @@ class KubernetesTarget:
     def _clear_candidate(self) -> None:
         self._cluster.delete("Deployment", CANDIDATE)
         self._cluster.delete("Service", CANDIDATE)
+
+    def _undo(self, again: bool) -> None:
+        """The candidate ends, and with `again` what was current comes back. Where another deployment holds the lease
+        by now, all of that is its own."""
+        self._wanted = None
+        if self._lease is not None and self._lease.is_anothers():
+            return
+        self._clear_candidate()
+        if again:
+            self._bring_back()
 
     def _bring_back(self) -> None:
         """What was current, as it was; where there was nothing, nothing."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from text2sql.deployment.checks import Tell
 from text2sql.deployment.kubernetes.api import Cluster, Manifest
-from text2sql.deployment.kubernetes.manifests import COMPONENT, RELEASE
+from text2sql.deployment.kubernetes.manifests import COMPONENT, RELEASE, TEMPLATE
 from text2sql.deployment.kubernetes.rollout import evidence, troubles, unfinished
 from text2sql.errors import DeploymentError
 
@@ -38,8 +39,11 @@ class Rollouts:
     def __init__(self, cluster: Cluster, pace: Pace, seconds: float, take_over: bool) -> None:
         self._cluster, self._pace, self._seconds, self._take_over = cluster, pace, seconds, take_over
 
-    def roll(self, deployment: Manifest, tell: Tell) -> None:
+    def roll(self, deployment: Manifest, tell: Tell, check: Callable[[], None] = lambda: None) -> None:
         """Apply a Deployment and wait until every server, and nothing else, is the new one and serves.
+
+        Args:
+            check: raises where there is no sense in going on.
 
         Raises:
             DeploymentError: it does not come to that, with the pods' events and last words.
@@ -51,10 +55,11 @@ class Rollouts:
         since: dict[str, float] = {}
         while missing := unfinished(found):
             now = time.monotonic()
+            check()
             pods = self.pods(deployment)
             wrong = troubles(found, pods)
-            since = {t.words: since.get(t.words, now) for t in wrong if t.stuck}
-            over = [t for t in wrong if t.hopeless or (t.stuck and now - since[t.words] > self._pace.stuck)]
+            since = {t.about: since.get(t.about, now) for t in wrong if t.stuck}
+            over = [t for t in wrong if t.hopeless or (t.stuck and now - since[t.about] > self._pace.stuck)]
             if over or now - begun > seconds:
                 late = "" if over else f"it was not ready within {seconds:g} s (deploy.startup_seconds): {missing}"
                 raise DeploymentError(self._told(late, [t.words for t in over or wrong], pods, tell))
@@ -68,11 +73,17 @@ class Rollouts:
         tell(f"ready after {time.monotonic() - begun:.0f} s")
 
     def pods(self, deployment: Manifest) -> list[Manifest]:
-        """Those of the release that a Deployment asks for."""
-        labels = deployment["spec"]["template"]["metadata"]["labels"]
-        chosen = [f"{name}={labels[name]}" for name in (COMPONENT, RELEASE)]
+        """Those that it asks for now. Others of the same release may be served in another way, and what ails them may
+        be what is mended now."""
+        template = deployment["spec"]["template"]["metadata"]
+        chosen = [f"{name}={template['labels'][name]}" for name in (COMPONENT, RELEASE)]
         found = self._cluster.list("Pod", labelSelector=",".join(chosen))
-        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return [
+            pod
+            for pod in found
+            if "deletionTimestamp" not in pod["metadata"]
+            and (pod["metadata"].get("annotations") or {}).get(TEMPLATE) == template["annotations"].get(TEMPLATE)
+        ]
 
     def _told(self, late: str, words: list[str], pods: list[Manifest], tell: Tell) -> str:
         try:
