@@ -22,7 +22,7 @@ export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 endif
 
-.PHONY: help install train test bench serve deploy status stop vllm lint k8s-lint docs lock clean
+.PHONY: help install train retrain test bench serve deploy status stop vllm lint k8s-lint docs lock clean
 
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ $(STAMP): requirements.txt requirements-dev.txt
 
 train: install ## Train, merge, judge and stage a model: CONFIG=configs/mistral_7b.yaml ARGS='--set training.seed=1'
 	$(BIN)/python run.py --pipeline train --config $(CONFIG) $(ARGS)
+
+retrain: install ## Train on what is new, if anything is, and deploy the better model: ARGS='--no-cache' trains anyway
+	$(BIN)/python run.py --pipeline retrain --config $(CONFIG) $(ARGS)
 
 serve: install ## Serve results/merged_model in the foreground: ARGS='--port 9000'
 	$(BIN)/python -m text2sql serve $(ARGS)

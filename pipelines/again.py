@@ -21,10 +21,8 @@ def retrain(settings: Settings, place: Place, cache: bool) -> int:
     if place.is_here:
         from stacks.place import active, sources_from_here
         from steps.detect_changes import find_changes
-        from steps.reconcile import reconcile
 
         with active(place), sources_from_here():
-            reconcile(settings.name)
             changes = find_changes(settings)
         if cache and not changes.changed:
             _print(changes.line)

@@ -47,14 +47,15 @@ def carry_out(request: Request) -> int:
     settings = _inputs(request, settings)
 
     from pipelines.outcome import show_plan
-    from stacks.place import find_place, planned_place
+    from stacks.place import find_place, planned_place, reachable
 
     if request.dry_run:
         show_plan(request.pipeline, PIPELINES[request.pipeline].steps, settings, planned_place(request.stack))
         return 0
     place = find_place(request.stack)
     _check_place(request.pipeline, settings, place)
-    return _run(request, settings, place)
+    with reachable():
+        return _run(request, settings, place)
 
 
 def _inputs(request: Request, settings: Settings) -> Settings:
@@ -86,10 +87,14 @@ def _check_place(pipeline: str, settings: Settings, place: Place) -> None:
 
 
 def _run(request: Request, settings: Settings, place: Place) -> int:
+    from stacks.place import active, sources_from_here
     from steps.production import mark_what_serves
+    from steps.reconcile import reconcile
 
-    if place.is_here:
-        mark_what_serves(settings)  # the champion of this run
+    with active(place), sources_from_here():
+        reconcile(settings.name)
+        if place.is_here:
+            mark_what_serves(settings)  # the champion of this run
     if request.pipeline == "retrain":
         from pipelines.again import retrain
 

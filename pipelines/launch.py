@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines import PIPELINES
 from pipelines.versions import find_version
-from stacks.place import Place, active, sources_from_here
+from stacks.place import Place, active, server_lost, sources_from_here
 from steps.reconcile import PROCESS, this_process
 from text2sql.config import Settings
 from text2sql.errors import OutputError, StackError, Text2SQLError, TrainingError
@@ -37,6 +37,8 @@ class Finished:
     """"cached", or seconds as text, by step."""
     run: Any
     model_version: str
+    """Name and number."""
+    stage: str | None
 
     def load(self, step: str, output: str) -> Any:
         """One artifact: of this run, of one whose result was used again, or of the run that trained this version."""
@@ -99,6 +101,8 @@ def understandable(error: BaseException) -> BaseException:
         if isinstance(cause, Text2SQLError):
             return cause
     for cause in seen:
+        if lost := server_lost(cause):
+            return lost
         if isinstance(cause, OSError) and cause.errno in FULL:
             return explain(cause, cause.filename or "an artifact")
         if isinstance(cause, sqlite3.OperationalError) and "full" in str(cause):
@@ -129,20 +133,22 @@ def configure(
     from zenml import Model
     from zenml.enums import ExecutionMode
 
-    tags = [settings.name, f"stack:{place.stack}"]
-    steps = {name: options for name in names if (options := place.step_options(name))}
+    model = Model(
+        name=settings.name,
+        version=version,
+        description=f"Text-to-SQL, tuned from {settings.model.name}",
+        tags=["text2sql"],
+    )
+    steps = {name: place.step_options(name) for name in names}
+    if looks_first := names[0] == "detect_changes":  # where nothing is new, it leaves no empty version
+        steps |= {name: {**steps[name], "model": model} for name in names[1:]}
     if schedule is not None and "ingest" in names:  # rows change behind settings that were compiled long ago
-        steps["ingest"] = {**steps.get("ingest", {}), "enable_cache": False}
+        steps["ingest"] |= {"enable_cache": False}
     return definition.with_options(
         run_name=f"{definition.name}-{settings.name}-{{date}}-{{time}}",
-        model=Model(
-            name=settings.name,
-            version=version,
-            description=f"Text-to-SQL, tuned from {settings.model.name}",
-            tags=["text2sql"],
-        ),
-        tags=tags,
-        steps=steps or None,
+        model=None if looks_first else model,
+        tags=[settings.name, f"stack:{place.stack}"],
+        steps={name: options for name, options in steps.items() if options} or None,
         **place.pipeline_options(),
         enable_cache=None if cache else False,
         schedule=schedule,
@@ -159,8 +165,11 @@ def _finished(run: Any) -> Finished:
     for name, step in sorted(run.steps.items(), key=lambda item: item[1].start_time):
         seconds = (step.end_time - step.start_time).total_seconds() if step.end_time else 0.0
         steps[name] = "cached" if step.status == "cached" else f"{seconds:.1f} s"
-    version = run.model_version
-    return Finished(run.name, steps, run, f"{version.model.name} {version.number}" if version else "")
+    versions = [run.model_version, *(step.model_version for step in run.steps.values())]
+    version = next(filter(None, versions), None)
+    if version is None:
+        return Finished(run.name, steps, run, "", None)
+    return Finished(run.name, steps, run, f"{version.model.name} {version.number}", version.stage)
 
 
 @contextmanager

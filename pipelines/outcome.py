@@ -119,7 +119,7 @@ def show(outcome: Outcome, finished: Finished) -> None:
     console.print(f"[bold {'green' if passed else 'red'}]{escape(outcome.verdict.headline)}[/]")
     for rule in outcome.verdict.rules:
         console.print(f"  {'[green]✓[/]' if rule.passed else '[red]✗[/]'} {escape(rule.reason)}")
-    stage = "is now in stage staging" if passed else "is not staged"
+    stage = f"is now in stage {finished.stage}" if finished.stage else "is not staged"
     console.print(f"Model version {escape(finished.model_version)} {stage}.")
     console.print("Results:")
     for path in outcome.written:

@@ -246,7 +246,7 @@ def with_seconds(cron: str) -> str:
 
 
 def _run_id(run: Any) -> str:
-    found = os.environ.get(RUN_ID) or run.run_metadata.get(RUN_ID)
+    found = run.run_metadata.get(RUN_ID)
     if not found:
         raise StackError(f"run {run.name} did not get as far as Kubeflow Pipelines, or was started by another flavor")
     return str(found)

@@ -134,12 +134,25 @@ def reachable() -> Iterator[None]:
     """Raises StackError where ZenML's server cannot be asked."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # requests' connection errors are OSErrors; ZenML wraps some of them
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError):
+    except (OSError, RuntimeError) as error:  # requests' errors are OSErrors; ZenML wraps some of them
+        lost = server_lost(error) or server_lost(error.__cause__)
+        if lost is None:
             raise
-        why = " ".join(str(cause).split())[:200] or type(cause).__name__
-        raise StackError(f"ZenML's server cannot be reached ({why}); check `zenml status`") from error
+        raise lost from error
+
+
+def server_lost(error: BaseException | None) -> StackError | None:
+    """What to tell of a request to ZenML's server that came to nothing; steps ask others by the same library."""
+    import requests
+
+    if not isinstance(error, requests.ConnectionError | requests.Timeout) or error.request is None:
+        return None
+    from zenml.config.global_config import GlobalConfiguration
+
+    if not str(error.request.url).startswith(GlobalConfiguration().store_configuration.url):
+        return None
+    why = " ".join(str(error).split())[:200]
+    return StackError(f"ZenML's server cannot be reached ({why}); check `zenml status`")
 
 
 @contextmanager

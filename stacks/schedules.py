@@ -15,9 +15,6 @@ from text2sql.deployment.kubernetes.cron import Cron, check_zone, parse_cron, to
 from text2sql.errors import StackError
 from text2sql.inputs import PROJECT
 
-ZONE = "timezone"
-"""Metadata of a ZenML schedule."""
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -52,13 +49,13 @@ def plan_schedule(pipeline: str, model: str, place: Place, text: str, zone: str 
 def make_schedule(wanted: Wanted, place: Place, start: Callable[[Any], Any]) -> list[str]:
     """Make a schedule, and take those away that it replaces; what was done, a line each.
 
-    The new one is there before the old one goes: a failure leaves the old one as it was.
+    The new one is there before the old one goes: one that cannot be made leaves the old one as it was.
 
     Args:
         start: hands a pipeline with this ZenML schedule to the orchestrator.
 
     Raises:
-        StackError: the orchestrator refuses.
+        StackError: the orchestrator refuses, the new one or to take the old one away.
     """
     from zenml.config.schedule import Schedule
 
@@ -75,15 +72,15 @@ def make_schedule(wanted: Wanted, place: Place, start: Callable[[Any], Any]) -> 
             _forget(client, name)
             raise
         for schedule in before:
-            client.delete_schedule(schedule.id)
+            _delete(client, schedule)
     done = [f"schedule {name}: {wanted.cron.text} ({wanted.zone}) on stack {place.stack}"]
     return done + [f"schedule {schedule.name}: replaced" for schedule in before]
 
 
 def _forget(client: Any, name: str) -> None:
-    """What was begun of a schedule; the reason why it failed is on its way to the user."""
+    """What was begun of a schedule; the reason why it failed is on its way to the user, unless this fails as well."""
     for schedule in client.list_schedules(name=name).items:
-        client.delete_schedule(schedule.id)
+        _delete(client, schedule)
 
 
 def set_zone(client: Any, schedule: Any, zone: str, namespace: str) -> None:
@@ -131,8 +128,18 @@ def remove_schedule(name: str) -> str:
             there = ", ".join(schedule.name for schedule in _all(client)) or "none"
             raise StackError(f"no schedule {name!r}; there are: {there}")
         for schedule in found:
-            client.delete_schedule(schedule.id)
+            _delete(client, schedule)
     return "\n".join(f"schedule {schedule.name}: taken away" for schedule in found)
+
+
+def _delete(client: Any, schedule: Any) -> None:
+    try:
+        client.delete_schedule(schedule.id)
+    except Exception as error:
+        if not type(error).__module__.startswith(("kubernetes.", "urllib3.")):
+            raise
+        why = " ".join(str(error).split())[:200]
+        raise StackError(f"schedule {schedule.name} stays, for the cluster does not delete it: {why}") from error
 
 
 def _all(client: Any) -> list[Any]:

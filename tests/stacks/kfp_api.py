@@ -7,16 +7,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 import uuid
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).parents[2]
+from tests.stacks.processes import python
+
 API = "/apis/v2beta1"
 DROP = "drop"
 """An answer that never comes: the connection is closed."""
@@ -40,6 +38,8 @@ class KfpApi:
         self.ran: dict[str, list[str]] = {}
         """Steps by run, in the order in which they ran."""
         self.logs: list[str] = []
+        self.cold = {"detect_changes"}
+        """Steps that start as their pods would: a new interpreter."""
         self._threads: list[threading.Thread] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._serving = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -121,15 +121,11 @@ class KfpApi:
     def _run_container(self, container: dict[str, Any], run: dict[str, Any]) -> bool:
         placeholders = {"{{$.pipeline_job_name}}": run["run_id"][:13], "{{$.pipeline_job_uuid}}": run["run_id"]}
         environment = {entry["name"]: placeholders.get(entry["value"], entry["value"]) for entry in container["env"]}
-        command = [sys.executable if word == "python" else word for word in container["command"]]
-        done = subprocess.run(
-            [*command, *container["args"]],
-            cwd=PROJECT,
-            env={**_without_zenml(os.environ), **environment, **self.environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        interpreter, *command = container["command"]
+        assert interpreter == "python"
+        words = [*command, *container["args"]]
+        cold = any(word in self.cold for word in words)
+        done = python(words, {**_without_zenml(os.environ), **environment, **self.environment}, cold)
         self.logs.append(done.stdout[-3000:] + done.stderr[-3000:])
         return done.returncode == 0
 

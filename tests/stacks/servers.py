@@ -17,39 +17,49 @@ from text2sql.serving.supervisor import free_port
 KEY, SECRET, BUCKET = "key-of-the-tests", "secret-of-the-tests", "text2sql-artifacts"
 
 
-@contextmanager
-def zenml_server(folder: Path) -> Iterator[str]:
-    """Its address. It keeps its database in a folder of its own, and lets everybody in."""
-    port = free_port()
-    environment = {
-        **os.environ,
-        "ZENML_CONFIG_PATH": str(folder / "server"),
-        "ZENML_LOCAL_STORES_PATH": str(folder / "stores"),
-        "ZENML_SERVER_AUTH_SCHEME": "NO_AUTH",
-        "ZENML_SERVER_AUTO_ACTIVATE": "1",
-    }
-    command = [sys.executable, "-m", "uvicorn", "zenml.zen_server.zen_server_api:app", "--log-level", "warning"]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait(address, server, folder / "server.log")
-        yield address
-    finally:
-        server.terminate()
-        server.wait(30)
+class ZenMLServer:
+    """It keeps its database in a folder of its own, lets everybody in, and can be killed and started again."""
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.address = f"http://127.0.0.1:{self._port}"
 
-def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if httpx.get(f"{address}/health", trust_env=False).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"the ZenML server did not start: {log.read_text()[-2000:]}")
+    def start(self) -> None:
+        environment = {
+            **os.environ,
+            "ZENML_CONFIG_PATH": str(self._folder / "server"),
+            "ZENML_LOCAL_STORES_PATH": str(self._folder / "stores"),
+            "ZENML_SERVER_AUTH_SCHEME": "NO_AUTH",
+            "ZENML_SERVER_AUTO_ACTIVATE": "1",
+        }
+        command = [sys.executable, "-m", "uvicorn", "zenml.zen_server.zen_server_api:app", "--log-level", "warning"]
+        with (self._folder / "server.log").open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, "--port", str(self._port)], env=environment, stdout=log, stderr=log
+            )
+        self._wait()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                if httpx.get(f"{self.address}/health", trust_env=False).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        told = (self._folder / "server.log").read_text()[-2000:]
+        self._process.kill()
+        raise AssertionError(f"the ZenML server did not start: {told}")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipelines import PIPELINES
 from stacks.kubeflow import kfp_cpu, kfp_memory
 from tests.stacks.compiled import Compiled, compile_for, kfp_package
+from text2sql.errors import StackError
 
 if TYPE_CHECKING:
     from stacks.place import Place
@@ -85,6 +87,15 @@ def test_every_step_knows_its_run(package: Any):
     for step in PIPELINES["retrain"].steps:
         environment = {entry["name"]: entry["value"] for entry in container(package, step)["env"]}
         assert environment["KFP_RUN_UUID"] == "{{$.pipeline_job_uuid}}"
+
+
+def test_another_run_is_asked_about_by_its_own_id(on_kubeflow: Compiled, monkeypatch: pytest.MonkeyPatch):
+    from stacks.kubeflow_orchestrator import RUN_ID, _run_id
+
+    monkeypatch.setenv(RUN_ID, "of the pod that asks")
+    assert _run_id(SimpleNamespace(name="r", run_metadata={RUN_ID: "its own"})) == "its own"
+    with pytest.raises(StackError, match="run r did not get as far as Kubeflow Pipelines"):
+        _run_id(SimpleNamespace(name="r", run_metadata={}))
 
 
 @pytest.mark.parametrize("pipeline", ["train", "evaluate", "deploy"])
