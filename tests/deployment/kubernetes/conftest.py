@@ -8,6 +8,7 @@ kubelet; where that is of no use either, such as without controllers, tests that
 from __future__ import annotations
 
 import copy
+import json
 import os
 import secrets
 import time
@@ -25,7 +26,7 @@ import yaml
 from tests.deployment.kubernetes.api_server import StandIn
 from tests.deployment.kubernetes.kubelet import Kubelet, kubelet
 from text2sql.config import DeploySection
-from text2sql.deployment.checks import Question
+from text2sql.deployment.checks import Question, plain_http
 from text2sql.deployment.kubernetes.api import APPLY, Cluster
 from text2sql.deployment.kubernetes.manifests import label_of
 from text2sql.deployment.kubernetes.rollout import troubles
@@ -41,6 +42,11 @@ QUESTIONS = [Question(f"question {i}", f"CREATE TABLE t (c{i} INTEGER)", f"SELEC
 NOT_ON_DEMAND = "a real API server does not fail on demand"
 SERVER = Path(__file__).with_name("server.yaml")
 PROGRAM = Path(__file__).with_name("served_model.py")
+
+
+@cache
+def server_yaml() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(SERVER.read_text()))
 
 
 @dataclass
@@ -66,7 +72,7 @@ class Place:
 
     def target(self, behaviour: str = "healthy", **changes: str | None) -> KubernetesTarget:
         path = self.folder / f"{behaviour}-{secrets.token_hex(4)}.yaml"
-        path.write_text(yaml.safe_dump_all(self.manifests(behaviour, **changes)))
+        path.write_text("\n---\n".join(json.dumps(made) for made in self.manifests(behaviour, **changes)))
         section = DeploySection.model_validate(
             {
                 "target": "kubernetes",
@@ -86,7 +92,7 @@ class Place:
     def manifests(
         self, behaviour: str, image: str | None = None, label: str = "", version: str = ""
     ) -> list[dict[str, Any]]:
-        deployment, service = (copy.deepcopy(found) for found in yaml.safe_load_all(SERVER.read_text()))
+        deployment, service = (copy.deepcopy(found) for found in server_yaml())
         if self.plain:
             del deployment["spec"]["strategy"]
         if self.in_place:
@@ -140,7 +146,7 @@ class Place:
         try:
             import httpx
 
-            reply = httpx.get(f"{target.entrance}/readyz", trust_env=False)
+            reply = httpx.get(f"{target.entrance}/readyz", trust_env=False, verify=plain_http())
             return reply.headers.get("X-Model-Version")
         finally:
             target._reach.close()

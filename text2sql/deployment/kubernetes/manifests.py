@@ -34,6 +34,8 @@ CANDIDATE = "text2sql-candidate"
 RELEASES = "text2sql-releases"
 """ConfigMap with the current and the previous release."""
 KUBECTL_SECONDS = 60.0
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where it is there: ten times as fast."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def render(path: Path) -> list[Manifest]:
             text = run.stdout
         else:
             text = path.read_text("utf-8")
-        return [document for document in yaml.safe_load_all(text) if isinstance(document, dict)]
+        return [document for document in yaml.load_all(text, LOADER) if isinstance(document, dict)]
     except FileNotFoundError as error:
         if error.filename == "kubectl":
             raise DeploymentError(

@@ -7,6 +7,7 @@ import time
 import httpx
 
 from text2sql.config import KubernetesSection
+from text2sql.deployment.checks import plain_http
 from text2sql.deployment.kubernetes.api import Cluster, is_pod
 from text2sql.deployment.kubernetes.relay import Relay
 from text2sql.deployment.kubernetes.waiting import Pace
@@ -55,7 +56,9 @@ class Reach:
         deadline = time.monotonic() + self._pace.answer
         # a connection that is kept stays with one pod, and others would not be heard
         each_anew = httpx.Limits(max_keepalive_connections=0)
-        with httpx.Client(base_url=address, timeout=REPLY_SECONDS, limits=each_anew, trust_env=False) as client:
+        with httpx.Client(
+            base_url=address, timeout=REPLY_SECONDS, limits=each_anew, trust_env=False, verify=plain_http()
+        ) as client:
             while steady < self._pace.steady:
                 if time.monotonic() > deadline:
                     raise DeploymentError(
