@@ -58,7 +58,8 @@ def settings(folder: Path, work: Path, setting: dict[str, Any]) -> Any:
 
     return Settings.model_validate(
         {
-            "model": {"name": str(folder), "quantization_bits": setting.get("bits", 16)},
+            # "always": as on a GPU, in each pass; a copy that is kept is memory of another kind
+            "model": {"name": str(folder), "quantization_bits": setting.get("bits", 16), "dequantize": "always"},
             "lora": {"r": 16, "lora_dropout": setting.get("dropout", 0.0)},
             "training": {
                 "max_steps": 2,

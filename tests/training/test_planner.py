@@ -166,6 +166,16 @@ def test_what_is_not_here_is_assumed_and_said(mistral: Shape):
         workload_of(load_settings(MISTRAL), rows=10, tokens=600)
 
 
+def test_large_batches_are_taken_in_parts():
+    whole, parts = (
+        workload_of(load_settings(MISTRAL, [f"training.micro_batch_tokens={limit}"]), rows=1000, tokens=200)
+        for limit in ("null", "600")
+    )
+    assert (whole.largest.rows, parts.largest.rows) == (4, 1), "the longest may have 512"
+    assert parts.steps == whole.steps
+    assert parts.passes > 1.3 * whole.passes
+
+
 def test_rows_of_like_length_need_less_padding():
     rows = [Row(length, 1) for length in (10, 100)] * 52
     assert padded(rows, 8, 4, grouped=True) == 55

@@ -112,9 +112,12 @@ def _run(
         if len(sample) == 1:  # assumed: the longest of them may be as long as is allowed
             longest = [Row(training.max_length, math.ceil(training.max_length * scored / tokens))]
         longest += longest[-1:] * (size - len(longest))
-        largest = MicroBatch(size, longest[-1].length, sum(row.scored for row in longest))
-    passes_an_epoch = math.ceil(sequences / (size * devices))
-    steps_an_epoch = math.ceil(passes_an_epoch / training.gradient_accumulation_steps)
+        limit = training.micro_batch_tokens or math.inf
+        longest = longest[-max(1, int(min(size, limit // longest[-1].length))) :]
+        largest = MicroBatch(len(longest), longest[-1].length, sum(row.scored for row in longest))
+    steps_an_epoch = math.ceil(sequences / (size * devices * training.gradient_accumulation_steps))
+    in_parts = math.ceil(sequences * padded_row / training.micro_batch_tokens) if training.micro_batch_tokens else 0
+    passes_an_epoch = max(math.ceil(sequences / (size * devices)), math.ceil(in_parts / devices))
     steps = training.max_steps or math.ceil(training.num_train_epochs * steps_an_epoch)
     epochs = steps / steps_an_epoch if training.max_steps else float(training.num_train_epochs)
     return Workload(
