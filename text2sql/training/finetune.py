@@ -212,7 +212,7 @@ def build_trainer(
         sampler=sampler,
         tokens=training.micro_batch_tokens or (CPU_TOKENS if training_device().type == "cpu" else None),
     )
-    fold_adapters(trainer.model)
+    fold_adapters(model)
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)

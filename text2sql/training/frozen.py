@@ -11,9 +11,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import psutil
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.utils.integrations import dequantize_module_weight
@@ -28,7 +28,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 def dequantize_once(model: nn.Module, section: ModelSection, dtype: torch.dtype) -> int:
     """Replace 4-bit layers by plain ones of the same values, if `model.dequantize` says so; bytes of the copy, or 0."""
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)}
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Linear4bit)}
     size = sum(layer.in_features * layer.out_features for layer in layers.values()) * dtype.itemsize
     if section.dequantize == "always" or not layers:
         return 0
@@ -45,7 +45,7 @@ def dequantize_once(model: nn.Module, section: ModelSection, dtype: torch.dtype)
 
 def free_memory() -> int:
     """Bytes of main memory that this process may still take, by the machine and by the limit of its container."""
-    free = psutil.virtual_memory().available
+    free = int(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):  # no limit is written as "max"
         free = min(free, int(CGROUP_LIMIT.read_text()) - psutil.Process().memory_info().rss)
     return max(free, 0)
@@ -56,12 +56,12 @@ class FoldedLinear(LoraLinear):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.disable_adapters or self.merged or kwargs.get("adapter_names") or len(self.active_adapters) != 1:
-            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+            return super().forward(x, *args, **kwargs)
         [name] = self.active_adapters
         base: Any = self.get_base_layer()
-        weight = torch.addmm(
-            base.weight, self.lora_B[name].weight, self.lora_A[name].weight, alpha=float(self.scaling[name])
-        )
+        a: Any = self.lora_A[name].weight
+        b: Any = self.lora_B[name].weight
+        weight = torch.addmm(base.weight, b, a, alpha=float(self.scaling[name]))
         return nn.functional.linear(x, weight, base.bias)
 
 
@@ -72,7 +72,7 @@ def fold_adapters(model: nn.Module) -> tuple[int, int]:
     small products. Cheaper: forward and backward of a token take 2·in·out + 3·r·(in + out) multiplications apart, and
     3·in·out folded.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
     folded = 0
     for layer in layers:
         if type(layer) is LoraLinear and _exact(layer) and _cheaper(layer):
@@ -81,7 +81,7 @@ def fold_adapters(model: nn.Module) -> tuple[int, int]:
     return folded, len(layers)
 
 
-def _exact(layer: LoraLinear) -> bool:
+def _exact(layer: Any) -> bool:
     names: list[str] = list(layer.lora_A)
     weights = [layer.get_base_layer().weight, *(layer.lora_A[n].weight for n in names)]
     plain = not layer.lora_variant and not layer.fan_in_fan_out
@@ -90,7 +90,7 @@ def _exact(layer: LoraLinear) -> bool:
     return plain and unbiased and undropped and all(w.dtype == torch.float32 for w in weights)
 
 
-def _cheaper(layer: LoraLinear) -> bool:
+def _cheaper(layer: Any) -> bool:
     size = layer.in_features * layer.out_features
     rank = max(layer.r.values())
     return bool(size < 3 * rank * (layer.in_features + layer.out_features))
