@@ -22,10 +22,10 @@ export UV_FIND_LINKS := $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 endif
 
-.PHONY: help install train retrain test bench serve deploy status stop vllm lint k8s-lint docs lock clean
+.PHONY: help install train retrain test bench serve deploy status stop dashboard screenshots vllm lint k8s-lint docs lock clean
 
 help: ## List the chores
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make .venv and install the pinned requirements (once, and again when they change)
 
@@ -54,6 +54,9 @@ status: install ## Show what is live, since when, and with which figures
 stop: install ## End what is live
 	$(BIN)/python run.py --pipeline stop --config $(CONFIG) $(ARGS)
 
+dashboard: install ## Show runs and their artifacts in ZenML's dashboard, and open it on a desktop
+	$(BIN)/python run.py --pipeline dashboard
+
 test: install ## Run the whole test suite, linters included: ARGS='-k gate' narrows it
 	$(BIN)/python -m pytest $(ARGS)
 
@@ -79,6 +82,9 @@ lint: install ## Run the linters alone: ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+screenshots: install ## Take the README's pictures from the last run: needs Chromium, ARGS='--results FOLDER'
+	$(BIN)/python docs/make_screenshots.py $(ARGS)
 
 k8s-lint: install ## Render every overlay of k8s/ and say what a cluster would refuse
 	$(BIN)/python k8s/check.py $(ARGS)

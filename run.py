@@ -12,10 +12,8 @@ QUIET = {
     "ZENML_LOGGING_VERBOSITY": "WARN",
     "ZENML_ANALYTICS_OPT_IN": "false",
     "ZENML_ENABLE_REPO_INIT_WARNINGS": "false",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
 }
-"""Environment of a run unless the user has set it; ZenML reads it when it is imported."""
+"""What ZenML reads when it is imported, unless the user has set it."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -25,7 +23,7 @@ def main(
     pipeline: Annotated[
         str | None,
         typer.Option(
-            help="train, evaluate, deploy, retrain; status, stop: of what is live; register-stack, schedules."
+            help="train, evaluate, deploy, retrain; status, stop (what is live); register-stack, schedules, dashboard."
         ),
     ] = None,
     config: Annotated[Path, typer.Option(help="YAML file with what to train.", show_default=False)] = DEFAULT_CONFIG,
@@ -45,7 +43,7 @@ def main(
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the version before this one again.")] = False,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use finished steps again.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print config, steps and places; start nothing.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show ZenML's own log, and tracebacks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what libraries log, and tracebacks.")] = False,
 ) -> None:
     """Run a pipeline: --config says what to train (default: configs/tiny.yaml), --stack says where.
 
@@ -53,11 +51,13 @@ def main(
     """
     from pipelines import ACTIONS, STACK_ACTIONS, Given, usage_problem
     from text2sql.errors import Text2SQLError
+    from text2sql.noise import set_noise
 
     pipeline = pipeline or ("deploy" if rollback else "schedules" if unschedule else "")
     given = Given(rollback, model_version, dry_run, schedule, timezone, unschedule)
     if problem := usage_problem(pipeline, given):
         raise typer.BadParameter(problem[1], param_hint=problem[0])
+    set_noise(verbose)
     for name, value in QUIET.items():
         os.environ.setdefault(name, "INFO" if verbose and name == "ZENML_LOGGING_VERBOSITY" else value)
     try:

@@ -13,7 +13,7 @@ from materializers.base import Metadata, PageMaterializer
 from materializers.html import Table, page
 from materializers.transfer import receive_folder, send_folder
 
-SHOWN = 20
+SHOWN = 10
 """Rows of each split on the page."""
 SHARD_BYTES = 500_000_000
 """Of one Arrow file, about."""
@@ -51,8 +51,9 @@ class DatasetMaterializer(PageMaterializer):
         counts: Table = ("", ("rows", "count"), [(name, rows.num_rows) for name, rows in splits.items()])
         tables: list[Table] = [counts]
         for name, rows in splits.items():
-            first = rows.select(range(min(SHOWN, rows.num_rows)))
-            tables.append((f"{name}: first {first.num_rows}", rows.column_names, [list(row.values()) for row in first]))
+            first = list(rows.select(range(min(SHOWN, rows.num_rows))))
+            columns = [c for c in rows.column_names if any(row[c] not in (None, "", []) for row in first)]
+            tables.append((f"{name}: first {len(first)}", columns, [[row[c] for c in columns] for row in first]))
         return page("Rows", tables)
 
     def extract_metadata(self, data: Dataset | DatasetDict) -> Metadata:

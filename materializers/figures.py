@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from zenml.enums import ArtifactType
+from zenml.enums import ArtifactType, VisualizationType
 
 from materializers.base import JsonMaterializer, Metadata, finite
 from materializers.html import mapping_table, page, records_table
 from materializers.types import ModelReference, Report, TrainingHistory
 from text2sql.evaluation.gate import Verdict
 from text2sql.evaluation.types import Evaluation
+
+SHOWN_EXAMPLES = 20
+"""Of a report that has no filters: the dashboard runs no scripts. results/report.html has them."""
 
 
 class ReportMaterializer(JsonMaterializer):
@@ -22,7 +25,7 @@ class ReportMaterializer(JsonMaterializer):
 
     def render(self, data: Report) -> str:
         tables = [mapping_table("", data.figures)] if data.figures else []
-        return page(data.title, [*tables, *([records_table("Details", data.table)] if data.table else [])])
+        return page(data.title, [*tables, *([records_table("Details", data.table, data.shares)] if data.table else [])])
 
     def extract_metadata(self, data: Report) -> Metadata:
         return finite(dict(data.figures))
@@ -63,15 +66,10 @@ class VerdictMaterializer(JsonMaterializer):
     SKIP_REGISTRATION: ClassVar[bool] = False
 
     def render(self, data: Verdict) -> str:
+        from text2sql.evaluation.panels import rule_text
+
         rules = [
-            {
-                "rule": rule.name,
-                "figure": rule.figure,
-                "95% interval": "{:.4g} to {:.4g}".format(*rule.interval) if rule.interval else None,
-                "bound": rule.bound,
-                "kept": rule.passed,
-                "reason": rule.reason,
-            }
+            {"": "✓" if rule.passed else "✗", "what was found": rule_text(rule), "rule": f"gate.{rule.name}"}
             for rule in data.rules
         ]
         return page(data.headline, [records_table("", rules)] if rules else [])
@@ -81,7 +79,7 @@ class VerdictMaterializer(JsonMaterializer):
 
 
 class EvaluationMaterializer(JsonMaterializer):
-    """An `Evaluation`: the JSON that `results/evaluation.json` is, and the report as its page."""
+    """An `Evaluation`: the JSON that `results/evaluation.json` is, with its summary and the report as its pages."""
 
     ASSOCIATED_TYPES: ClassVar = (Evaluation,)
     FILE: ClassVar[str] = "evaluation.json"
@@ -90,7 +88,16 @@ class EvaluationMaterializer(JsonMaterializer):
     def render(self, data: Evaluation) -> str:
         from text2sql.evaluation.report import render_report
 
-        return render_report(data, None)
+        return render_report(data, None, examples=SHOWN_EXAMPLES, scripts=False)
+
+    def save_visualizations(self, data: Evaluation) -> dict[str, VisualizationType]:
+        """The figures on one screen first, then the whole report."""
+        from text2sql.evaluation.summary import summary_markdown
+
+        target = f"{self.uri}/summary.md"
+        with self.artifact_store.open(target, "wb") as file:
+            file.write(summary_markdown(data, None).encode())
+        return {target: VisualizationType.MARKDOWN, **super().save_visualizations(data)}
 
     def extract_metadata(self, data: Evaluation) -> Metadata:
         figures = {f"{s.name}_{name}": value for s in data.systems for name, value in s.figures.items()}

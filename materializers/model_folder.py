@@ -18,6 +18,7 @@ from materializers.types import ModelFolder
 from text2sql.data.files import combined_checksum, folder_checksums, list_files, new_folder, sha256_folder
 from text2sql.deployment.artifacts import FILES, MANIFEST
 from text2sql.errors import ModelError
+from text2sql.progress import working
 
 KEPT_ENTRIES = 4
 KEPT_SECONDS = 24 * 3600
@@ -58,7 +59,8 @@ class ModelFolderMaterializer(PageMaterializer):
 
     def save(self, data: ModelFolder) -> None:
         ours = cache_folder() in data.path.resolve().parents
-        checksums = send_folder(data.path, f"{self.uri}/{FILES}", link=ours, known=data.checksums)
+        with working("storing the model"):
+            checksums = send_folder(data.path, f"{self.uri}/{FILES}", link=ours, known=data.checksums)
         if combined_checksum(checksums) != data.digest:
             raise ModelError(f"{data.path} changed while it was stored; run the command again")
         with self.artifact_store.open(f"{self.uri}/{MANIFEST}", "w") as file:
@@ -73,9 +75,11 @@ class ModelFolderMaterializer(PageMaterializer):
         with self.artifact_store.open(f"{self.uri}/{MANIFEST}", "r") as file:
             digest = str(json.load(file)["digest"])
         place = cache_folder() / digest
-        if not _is_whole(place, digest):
+        with working("checking the cached model"):
+            whole = _is_whole(place, digest)
+        if not whole:
             shutil.rmtree(place, ignore_errors=True)
-            with new_folder(cache_folder()) as incoming:
+            with working("fetching the model from the store"), new_folder(cache_folder()) as incoming:
                 checksums = receive_folder(f"{self.uri}/{FILES}", incoming, link=True)
                 if combined_checksum(checksums) != digest:
                     raise ModelError(

@@ -43,6 +43,8 @@ class Report(_Json):
     title: str
     figures: Mapping[str, Cell]
     table: Sequence[Mapping[str, Cell]] = field(default_factory=list)
+    shares: Sequence[str] = field(default_factory=list)
+    """Columns of the table that are shares of one, shown in percent."""
 
 
 @dataclass(frozen=True)

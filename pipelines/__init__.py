@@ -74,8 +74,8 @@ PIPELINES = {
 ACTIONS = ("status", "stop")
 """What `--pipeline` does besides, without a run (pipelines.live)."""
 
-STACK_ACTIONS = ("register-stack", "schedules")
-"""… about stacks and what is scheduled on them (pipelines.manage)."""
+STACK_ACTIONS = ("register-stack", "schedules", "dashboard", "stop-dashboard")
+"""… about stacks, what is scheduled on them, and where their runs are shown (pipelines.manage)."""
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,13 @@ def _run(request: Request, settings: Settings, place: Place) -> int:
     from pipelines.outcome import show, write_results
 
     outcome = write_results(finished, settings)
-    show(outcome, finished)
+    show(outcome, finished, _deploy_command(request))
     print(f"{time.monotonic() - started:.0f} s in all", file=sys.stderr)  # noqa: T201
     return 0 if outcome.verdict.passed else GATE_FAILED
+
+
+def _deploy_command(request: Request) -> str:
+    from text2sql.inputs import PROJECT
+
+    config = "" if request.config.absolute() == PROJECT / "configs" / "tiny.yaml" else f" --config {request.config}"
+    return f"python run.py --pipeline deploy{config}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import re
 import signal
 import sqlite3
 import sys
@@ -19,7 +20,9 @@ from stacks.place import Place, active, server_lost, sources_from_here
 from steps.reconcile import PROCESS, this_process
 from text2sql.config import Settings
 from text2sql.errors import OutputError, StackError, Text2SQLError, TrainingError
+from text2sql.progress import working
 from text2sql.results import explain
+from text2sql.training.recipe import public_name
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 REFUSALS = ("PipelineSubmissionError", "StackValidationError")
@@ -83,7 +86,8 @@ def _start(pipeline: str, settings: Settings, place: Place, **options: Any) -> A
     """Call the pipeline, and turn what goes wrong into what a user can act on."""
     entry = PIPELINES[pipeline]
     with sources_from_here(), _no_unused_imports(), _tracebacks_of_bugs_only(), _sigterm_ends_the_run():
-        definition = getattr(importlib.import_module(entry.module), entry.function)
+        with working(f"loading the {pipeline} pipeline"):
+            definition = getattr(importlib.import_module(entry.module), entry.function)
         try:
             return configure(definition, entry.steps, settings, place, **options)(settings)
         except Exception as error:
@@ -142,12 +146,15 @@ def configure(
     steps = {name: place.step_options(name) for name in names}
     if looks_first := names[0] == "detect_changes":  # where nothing is new, it leaves no empty version
         steps |= {name: {**steps[name], "model": model} for name in names[1:]}
+    subject = f"version-{version}" if version is not None else f"{_rows(settings)}-r{settings.lora.r}"
+    about = [f"data:{_rows(settings)}", f"base:{public_name(settings.model.name)}"]
     if schedule is not None and "ingest" in names:  # rows change behind settings that were compiled long ago
         steps["ingest"] |= {"enable_cache": False}
     return definition.with_options(
-        run_name=f"{definition.name}-{settings.name}-{{date}}-{{time}}",
+        # The dashboard's list cuts names off, and has columns for pipeline and time: what is special comes first.
+        run_name=f"{settings.name}-{subject}-{definition.name}-{{date}}-{{time}}",
         model=None if looks_first else model,
-        tags=[settings.name, f"stack:{place.stack}"],
+        tags=[settings.name, f"stack:{place.stack}", *about],
         steps={name: options for name, options in steps.items() if options} or None,
         **place.pipeline_options(),
         enable_cache=None if cache else False,
@@ -155,6 +162,13 @@ def configure(
         extra={PROCESS: this_process()} if place.is_here else None,
         execution_mode=ExecutionMode.FAIL_FAST,  # the default goes on, and loses the exception
     )
+
+
+def _rows(settings: Settings) -> str:
+    """What the data are called, as a part of a name."""
+    data = settings.data
+    name = data.path.stem if data.path is not None else data.dataset_name.rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
 
 
 def _finished(run: Any) -> Finished:

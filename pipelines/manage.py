@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 
 def manage(what: str, stack: str | None, dry_run: bool, unschedule: str | None) -> int:
-    """register-stack, schedules or unschedule; the exit code."""
+    """register-stack, schedules, unschedule, or the dashboard; the exit code."""
     if what == "register-stack":
         return _register(stack, dry_run)
+    if what in ("dashboard", "stop-dashboard"):
+        from pipelines.dashboard import dashboard, stop
+
+        return dashboard() if what == "dashboard" else stop()
     from stacks.schedules import remove_schedule, show_schedules
 
     if unschedule is not None:

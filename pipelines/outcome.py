@@ -106,15 +106,22 @@ def _plain(evaluation: Evaluation) -> dict[str, Any]:
     return {"Tuned model on schemas without distractors": known}
 
 
-def show(outcome: Outcome, finished: Finished) -> None:
-    """Figures and verdict to stdout; how the steps came about to stderr."""
+def show(outcome: Outcome, finished: Finished, deploy: str | None = None) -> None:
+    """Figures and verdict to stdout; how the steps came about to stderr.
+
+    Args:
+        deploy: the command that takes a staged version live, where that is what comes next.
+    """
     from rich.console import Console
     from rich.markup import escape
 
     steps = " · ".join(f"{name} {how}" for name, how in finished.steps.items())
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[dim]{escape(steps)}[/dim]")
     console = Console(highlight=False, soft_wrap=True)
-    console.print(_comparison(outcome.evaluation))
+    table = _comparison(outcome.evaluation, " ")
+    if console.measure(table, options=console.options.update(width=1_000)).maximum > console.width:
+        table = _comparison(outcome.evaluation, "\n")
+    console.print(table)
     passed = outcome.verdict.passed
     console.print(f"[bold {'green' if passed else 'red'}]{escape(outcome.verdict.headline)}[/]")
     for rule in outcome.verdict.rules:
@@ -124,11 +131,14 @@ def show(outcome: Outcome, finished: Finished) -> None:
     console.print("Results:")
     for path in outcome.written:
         console.print(f"  {escape(str(path))}{'/' if path.is_dir() else ''}")
-    console.print(f"Next: open {escape(str(outcome.folder / 'report.html'))}, or `zenml login --local` for the runs.")
+    console.print(f"Next: open {escape(str(outcome.folder / 'report.html'))}")
+    console.print("      python run.py --pipeline dashboard   shows runs and artifacts")
+    if passed and deploy is not None:
+        console.print(f"      {escape(deploy)}   takes this version live")
 
 
-def _comparison(evaluation: Evaluation) -> Any:
-    """A column a system, and how far the tuned model is ahead of the best of the others."""
+def _comparison(evaluation: Evaluation, gap: str) -> Any:
+    """A column a system, and how far the tuned model is ahead of the best of the others; `gap` before intervals."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -139,7 +149,9 @@ def _comparison(evaluation: Evaluation) -> Any:
     for scores in evaluation.systems:
         table.add_column(escape(heading(scores.name)), justify="right")
     for row in figure_table(evaluation):
-        cells = (f"{cell.text} [dim]{escape(cell.interval_text)}[/]".removesuffix(" [dim][/]") for cell in row.cells)
+        cells = [
+            f"{cell.text}{gap}[dim]{escape(cell.interval_text)}[/]".removesuffix(f"{gap}[dim][/]") for cell in row.cells
+        ]
         table.add_row(row.figure.label, *cells)
     subject, rival = evaluation.subject, best_rival(evaluation)
     if found := compared(evaluation, subject, rival):

@@ -16,6 +16,7 @@ from stacks.files import LOCAL, has_file, read_stack, shipped
 from stacks.spec import StackFile
 from text2sql.errors import StackError
 from text2sql.inputs import PROJECT
+from text2sql.progress import working
 
 ACTIVE = "ZENML_ACTIVE_STACK_ID"
 KINDS = {"local": "local", "kubernetes": "kubernetes", "text2sql_kubeflow": "kubeflow"}
@@ -120,13 +121,18 @@ def zenml_has_run() -> bool:
 
 def zenml_client() -> Any:
     """ZenML's client; where it has never run, that makes its store, and takes a while."""
-    from zenml.client import Client
+    if zenml_has_run():
+        with working("starting ZenML"):
+            from zenml.client import Client
 
-    if not zenml_has_run():
-        print("ZenML runs here for the first time: making its store", file=sys.stderr)  # noqa: T201
+            return Client()
+    print("ZenML runs here for the first time: making its store, for half a minute", file=sys.stderr)  # noqa: T201
+    with working("making ZenML's store"):
+        from zenml.client import Client
+
         # It would warn that no stack is active yet, and that it takes the default one.
         logging.getLogger("zenml.zen_stores.base_zen_store").setLevel(logging.ERROR)
-    return Client()
+        return Client()
 
 
 @contextmanager

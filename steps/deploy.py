@@ -6,7 +6,7 @@ from zenml import get_step_context, step
 
 from materializers.deployment import DeploymentMaterializer
 from materializers.types import DeploymentCard, ModelFolder
-from steps.console import announce, record, tell
+from steps.console import announce, record, sum_up, tell
 from steps.production import mark
 from text2sql.config import Settings
 from text2sql.evaluation.gate import Verdict
@@ -43,6 +43,7 @@ def deploy(
         mark(settings, version)
     card = DeploymentCard.of(deployed)
     record({"deployed": card.address, "deployed_at": card.since}, model_version=True)
+    sum_up({"deployment": {"address": card.address, "since": card.since, "verdict": card.verdict}}, "deployed")
     return card
 
 

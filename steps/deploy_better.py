@@ -7,7 +7,7 @@ from zenml.artifacts.unmaterialized_artifact import UnmaterializedArtifact
 
 from materializers.figures import ReportMaterializer
 from materializers.types import Report
-from steps.console import announce, record, tell
+from steps.console import announce, record, sum_up, tell
 from steps.deploy import deploy
 from steps.detect_changes import FINGERPRINT
 from text2sql.config import Settings
@@ -33,6 +33,7 @@ def deploy_better(
         figures = {"deployed": True, "address": card.address, "why": card.verdict}
     else:
         tell(reason)
+        sum_up({"retraining": {"champion kept": reason}}, "champion-kept")
         figures = {"deployed": False, "address": "", "why": reason}
     # Last of all: a run that was killed before this line is not the last finished one, and is tried again.
     record({FINGERPRINT: {part: changes.figures[part] for part in PARTS}}, model_version=True)

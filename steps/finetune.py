@@ -11,6 +11,7 @@ from materializers.types import ModelFolder, TrainingHistory
 from steps.cache import BY_CODE
 from steps.console import announce, record, tell
 from text2sql.config import Settings, WandbSection
+from text2sql.progress import working
 
 
 @step(
@@ -24,9 +25,10 @@ def finetune(
     from dataclasses import asdict
 
     from text2sql.data.files import new_folder
-    from text2sql.training.distributed import finetune_here
 
     announce("finetune", f"LoRA r {settings.lora.r} on {settings.model.name}, {settings.model.quantization_bits} bits")
+    with working("loading torch"):
+        from text2sql.training.distributed import finetune_here
     settings = settings.model_copy(update={"wandb": _named(settings.wandb)})
     with new_folder(cache_folder()) as folder:
         trained = finetune_here(splits, settings, folder / "adapter")

@@ -11,6 +11,7 @@ from materializers.types import Report
 from steps.cache import BY_CODE
 from steps.console import announce, record, show_table, warn
 from text2sql.config import Settings
+from text2sql.progress import working
 
 
 @step(
@@ -36,10 +37,11 @@ def format_rows(
     from text2sql.data.prompt import format_splits, token_report
     from text2sql.data.split import split_rows
     from text2sql.data.triggers import trigger_table, triggers
-    from text2sql.training.model import load_tokenizer
 
     by_schema = settings.data.split == "schema"
     announce("format", f"splits {'without a common schema' if by_schema else 'at random'}, rendered as prompts")
+    with working("loading Transformers"):
+        from text2sql.training.model import load_tokenizer
     tokenizer, limit = load_tokenizer(settings.model), settings.training.max_length
     chat = tokenizer if settings.model.chat_template else None
     splits = format_splits(split_rows(valid_rows, settings.data), settings.data, chat)
@@ -64,6 +66,6 @@ def format_rows(
     return (
         splits,
         Report("Tokens a row", {"max_length": limit, **over}, table),
-        Report("Of each split, in training too", {"split_by": settings.data.split}, shared),
+        Report("Of each split, in training too", {"split_by": settings.data.split}, shared, list(SHARES)),
         Report("Tokens that look like triggers", {"suspected": len(suspects)}, suspects),
     )

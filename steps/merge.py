@@ -11,6 +11,7 @@ from materializers.types import ModelFolder, Report
 from steps.cache import BY_CODE
 from steps.console import announce, record, tell
 from text2sql.config import Settings
+from text2sql.progress import working
 
 
 @step(
@@ -24,9 +25,10 @@ def merge(
     from dataclasses import asdict
 
     from text2sql.data.files import new_folder
-    from text2sql.training.merge import merge_adapter
 
     announce("merge", f"adapter into the {settings.merge.base} base, {settings.merge.dtype}")
+    with working("loading PEFT"):
+        from text2sql.training.merge import merge_adapter
     rows = splits["validation"] if splits["validation"].num_rows else splits["train"]
     with new_folder(cache_folder()) as folder:
         merged = merge_adapter(adapter.path, settings, rows, folder / "model")

@@ -17,6 +17,7 @@ import pytest
 from datasets import load_from_disk
 from typer.testing import CliRunner
 
+from tests.terminal import on_terminal
 from text2sql.__main__ import app
 from text2sql.config import DataSection
 from text2sql.data.check import check_rows
@@ -29,9 +30,12 @@ FEW += ["--set", "data.test_ratio=0.1"]
 
 
 def text2sql(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "text2sql", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment(), check=False)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
 
 
 def test_help_imports_nothing_heavy():
@@ -68,9 +72,15 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     lines = [json.dumps({name: text.format(i) for name, text in row.items()}) for i in range(30)]
     rows.write_text("\n".join([*lines, json.dumps({**row, "question": "?", "answer": "DROP TABLE t"})]))
-    done = text2sql("prepare", "--set", f"data.path={rows}", *FEW, "--output", str(folder / "processed"), cwd=folder)
-    assert done.returncode == 0, done.stderr
+    options = ["--set", f"data.path={rows}", *FEW, "--output", str(folder / "processed")]
+    command = [sys.executable, "-m", "text2sql", "prepare", *options]
+    done, shown = on_terminal(command, folder, environment() | {"TERM": "xterm"})
+    assert done.returncode == 0, shown
     assert done.stdout.strip() == str(folder / "processed")
+    told = {line.strip(" ⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏") for line in re.split(r"[\r\n]+", shown)}
+    for wait in ("loading Transformers", "checking rows", "Great Expectations writes its page", f"writing {folder}"):
+        assert any(line.startswith(wait) for line in told), wait
+    assert not any("Warning" in line or "great_expectations" in line for line in told), "noise of libraries"
     return folder / "processed"
 
 
@@ -263,3 +273,13 @@ def test_what_schema_cannot_read_is_one_line(shop: Path, tmp_path: Path):
         done = CliRunner().invoke(app, ["schema", *arguments])
         assert (done.exit_code, done.stdout) == (1, "")
         assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", done.stderr), done.stderr
+
+
+def test_verbose_lets_libraries_speak_and_shows_where_an_error_came_from(tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text("[1, 2")
+    options = ["prepare", "--set", f"data.path={tmp_path / 'rows.jsonl'}", "--output", str(tmp_path / "out")]
+    quiet, loud = text2sql(*options), text2sql(*options, "--verbose")
+    assert quiet.returncode == loud.returncode != 0
+    assert len(quiet.stderr.splitlines()) == 1
+    assert "Traceback" in loud.stderr
+    assert loud.stderr.splitlines()[-1] == quiet.stderr.strip()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from text2sql.data.files import THREADS, list_files, new_folder
 from text2sql.errors import OutputError
+from text2sql.progress import working
 
 STALE_SECONDS = 3600
 """A hidden `.incoming-…` of this age was left by a killed run; a younger one may belong to a run beside this one."""
@@ -51,7 +52,7 @@ def export(output_dir: Path, folders: Mapping[str, Path], texts: Mapping[str, st
     existed = output_dir.exists()
     try:
         _remove_stale(output_dir)
-        with new_folder(output_dir) as incoming, new_folder(output_dir) as previous:
+        with working(f"writing {output_dir}"), new_folder(output_dir) as incoming, new_folder(output_dir) as previous:
             _check_space(incoming, folders, texts)
             for name, source in folders.items():
                 _copy_folder(source, incoming / name)

@@ -48,9 +48,10 @@ def make(zenml_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def page(materializer: Any, data: Any) -> str:
-    [path] = materializer.save_visualizations(data)
+    [path] = [path for path in materializer.save_visualizations(data) if path.endswith(".html")]
     text = Path(path).read_text(encoding="utf-8")
     assert HOSTILE not in text
+    assert "<script" not in text.lower(), "the dashboard runs none"
     return text
 
 
@@ -69,15 +70,30 @@ def test_metadata_holds_only_what_zenml_can_store(make: Any):
     assert metadata == {"rows": 1, "base_exact_match": 0.5}
 
 
-def test_an_evaluation_is_shown_as_its_report(make: Any):
-    from text2sql.evaluation.report import render_report
+def test_an_evaluation_is_shown_as_its_summary_and_its_report(make: Any):
+    from text2sql.evaluation.summary import summary_markdown
 
-    assert page(make("EvaluationMaterializer"), DATACLASSES[3][1]) == render_report(DATACLASSES[3][1], None)
+    materializer, evaluation = make("EvaluationMaterializer"), DATACLASSES[3][1]
+    summary, report = materializer.save_visualizations(evaluation)
+    assert Path(summary).read_text(encoding="utf-8") == summary_markdown(evaluation, None)
+    assert "Examples" in Path(report).read_text(encoding="utf-8")
 
 
-def test_a_verdict_is_shown_with_figure_interval_and_bound(make: Any):
+def test_pages_show_shares_and_leave_out_what_is_empty(make: Any):
+    report = Report("In training too", {}, [{"split": "test", "same_table": 0.703704}], ["same_table"])
+    text = page(make("ReportMaterializer"), report)
+    assert "70.4%" in text
+    assert "<th>same table</th>" in text
+    rows = Dataset.from_dict({"question": ["q" * 50], "repairs": [""]})
+    text = page(make("DatasetMaterializer"), rows)
+    assert '<td class="long">' in text
+    assert "repairs" not in text
+
+
+def test_a_verdict_is_shown_with_its_reasons_and_intervals(make: Any):
     text = page(make("VerdictMaterializer"), DATACLASSES[2][1])
-    assert [cell for cell in ("0.1", "0.05 to 0.15", "0.5", "no", "too low") if f">{cell}</td>" not in text] == []
+    cells = ("✗", "too low; its 95% interval is [0.050, 0.150]")
+    assert [cell for cell in cells if f">{cell}</td>" not in text] == []
 
 
 def test_the_loss_curve_is_a_picture(make: Any):

@@ -86,13 +86,21 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
     assert version.number == 1
     assert version.run_metadata["gate_passed"] is True
     assert version.run_metadata["tuned_perplexity"] == evaluation["systems"][2]["figures"]["perplexity"]
+    low, high = evaluation["systems"][2]["intervals"]["execution_accuracy"]
+    assert version.run_metadata["tuned_execution_accuracy_low"] == low
+    assert version.run_metadata["tuned_execution_accuracy_high"] == high
+    assert re.fullmatch("[0-9a-f]{64}", version.run_metadata["data_fingerprint"])
 
     from transformers import AutoModelForCausalLM
 
     merged = AutoModelForCausalLM.from_pretrained(results / "merged_model")
     assert merged.config.model_type == "mistral"
 
-    steps = zenml_client.get_pipeline_run(zenml_client.list_pipeline_runs(sort_by="desc:created").items[0].id).steps
+    last = zenml_client.get_pipeline_run(zenml_client.list_pipeline_runs(sort_by="desc:created").items[0].id)
+    assert re.fullmatch(r"test-model-synthetic-r4-train-[\d_-]+", last.name)
+    assert {"test-model", "stack:default", "data:synthetic", "gate:passed"} <= {tag.name for tag in last.tags}
+    assert "Execution accuracy" in last.run_metadata["Tuned"]
+    steps = last.steps
     assert set(steps) == set(how(first))
     made = {name: versions[0] for step in steps.values() for name, versions in step.outputs.items()}
     expected = {"raw_rows", "valid_rows", "rejected_rows", "validation_report", "splits", "token_report", "adapter"}
@@ -115,9 +123,9 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
     assert "is not staged" in failed.stdout
     assert (results / "evaluation.json").is_file()
     assert zenml_client.get_model_version("test-model", "staging").number == 2
-    last = zenml_client.get_model_version("test-model", 3)
-    assert last.stage is None
-    assert "below the minimum" in last.run_metadata["gate"]
+    refused = zenml_client.get_model_version("test-model", 3)
+    assert refused.stage is None
+    assert "below the minimum" in refused.run_metadata["gate"]
 
 
 def test_a_champion_is_judged_beside_and_stays_one_when_it_is_judged_again(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from text2sql.cli.options import DEFAULT_CONFIG, Config, Overrides, guarded, settings_of
+from text2sql.cli.options import DEFAULT_CONFIG, Config, Overrides, Verbose, guarded, settings_of
 from text2sql.errors import GATE_FAILED
 
 
@@ -50,6 +50,7 @@ def benchmark(
         typer.Option(help="Base model, judged with the plain prompt and with examples; --gate then asks to beat both."),
     ] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Hold the figures against the config's gate.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Judge a model, a server or a file of predictions: figures with intervals to stdout, a report to --output.
 
@@ -75,7 +76,7 @@ def benchmark(
         _write(output, evaluation, verdict if gate else None, settings.evaluation.report_examples)
         return GATE_FAILED if gate and not verdict.passed else 0
 
-    guarded(work)
+    guarded(work, verbose)
 
 
 def _write(output: Path, evaluation: Any, verdict: Any, examples: int) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from text2sql.cli.options import DEFAULT_CONFIG, Config, Overrides, guarded, settings_of
+from text2sql.cli.options import DEFAULT_CONFIG, Config, Overrides, Verbose, guarded, settings_of
+from text2sql.progress import working
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,23 +20,25 @@ def peek(
     config: Config = DEFAULT_CONFIG,
     overrides: Overrides = None,
     rows: Annotated[int, typer.Option(help="Examples of each split.", min=1)] = 2,
+    verbose: Verbose = False,
 ) -> None:
     """Show formatted rows with the tokens that carry loss in green, and the splits' sizes; needs no GPU, no weights."""
-    guarded(lambda: _peek(settings_of(config, overrides), rows))
+    guarded(lambda: _peek(settings_of(config, overrides), rows), verbose)
 
 
 def prepare(
     config: Config = DEFAULT_CONFIG,
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/processed"),
+    verbose: Verbose = False,
 ) -> None:
     """Write checked, split and formatted rows as Arrow files, with a report; --set data.path=FOLDER trains on them."""
-    guarded(lambda: _prepare(settings_of(config, overrides), output))
+    guarded(lambda: _prepare(settings_of(config, overrides), output), verbose)
 
 
 def _tokenizer(settings: Settings) -> PreTrainedTokenizerBase:
-    from text2sql.training.model import load_tokenizer  # torch: what is wrong with the rows is told before it is there
-
+    with working("loading Transformers"):  # what is wrong with the rows is told before it is there
+        from text2sql.training.model import load_tokenizer
     return load_tokenizer(settings.model)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from text2sql.cli.options import guarded
+from text2sql.cli.options import Verbose, guarded
 
 
 def fetch(
@@ -16,13 +16,17 @@ def fetch(
     to: Annotated[Path, typer.Option(help="Folder in which it is put, under its checksum.")],
     without_weights: Annotated[bool, typer.Option("--without-weights", help="Tokenizer and prompt alone.")] = False,
     keep: Annotated[int, typer.Option(help="Models that may lie there; the oldest go.", min=1)] = 3,
+    verbose: Verbose = False,
 ) -> None:
     """Fetch a model; one that is there already is checked, and left as it is."""
 
     def work() -> int:
         from text2sql.deployment import artifacts
+        from text2sql.progress import working
 
-        print(artifacts.fetch(source, sha256, to, without_weights=without_weights, keep=keep))  # noqa: T201
+        with working(f"fetching {source}, or checking what is there"):
+            folder = artifacts.fetch(source, sha256, to, without_weights=without_weights, keep=keep)
+        print(folder)  # noqa: T201
         return 0
 
-    guarded(work)
+    guarded(work, verbose)

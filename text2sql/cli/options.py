@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import logging
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,15 +20,22 @@ Overrides = Annotated[
 ]
 
 
-def guarded(work: Callable[[], int | None]) -> None:
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what libraries log, and tracebacks.")]
+
+
+def guarded(work: Callable[[], int | None], verbose: bool = False) -> None:
     """Do the work and end with its exit code; a user's mistake is a line on stderr."""
     from text2sql.errors import Text2SQLError
+    from text2sql.noise import set_noise
 
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_noise(verbose)
+    if verbose:
+        logging.basicConfig(level=logging.INFO)
     try:
         code = work()
     except Text2SQLError as error:
+        if verbose:
+            traceback.print_exc()
         for line in str(error).splitlines():
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(error.exit_code) from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from text2sql.cli.options import guarded
+from text2sql.cli.options import Verbose, guarded
+from text2sql.progress import working
 
 
 class Mode(StrEnum):
@@ -44,6 +47,7 @@ def serve(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting of docs/serving.md.")
     ] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Serve a model. Each setting is also read from the environment: TEXT2SQL_PORT=8000."""
     given: dict[str, Any] = {
@@ -66,8 +70,9 @@ def serve(
             from text2sql.serving.engines import run_vllm
 
             return run_vllm(settings)
-        from text2sql.serving.server import serve as serve_api
+        with working("loading the server") if sys.stderr.isatty() else nullcontext():  # a log has JSON lines alone
+            from text2sql.serving.server import serve as serve_api
 
         return serve_api(settings)
 
-    guarded(work)
+    guarded(work, verbose)

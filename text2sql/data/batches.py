@@ -7,6 +7,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from text2sql.progress import progress
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -14,18 +16,6 @@ BATCH = 2_000
 """Rows a batch."""
 Batch = dict[str, list[Any]]
 """Columns by name."""
-
-
-@contextlib.contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, if that is a terminal; gives a function that advances it by a number of rows."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda rows: bar.advance(task, rows)
 
 
 def read_batches(rows: Dataset, columns: Sequence[str], label: str = "") -> Iterator[Batch]:

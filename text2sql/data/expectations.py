@@ -20,6 +20,8 @@ from text2sql.config import DataSection
 from text2sql.data import FIELDS
 from text2sql.data.batches import read_batches
 from text2sql.data.check import CheckedRows
+from text2sql.noise import is_loud
+from text2sql.progress import working
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 SUITE = Path(__file__).with_name("expectations.yaml")
 STYLE = Path(__file__).with_name("expectations.css")
-_REMOTE = re.compile(r"<link[^>]*>|<script[^>]*\bsrc=[^>]*></script>|<img[^>]*>", re.IGNORECASE)
+_ACTIVE = re.compile(r"""<link[^>]*>|<script\b.*?</script>|<img[^>]*>|\son\w+="[^"]*\"""", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def validate_rows(rows: pd.DataFrame, max_rejected: float) -> ValidationReport:
         rows: question, context and answer as they came, and reason: "" or the slug of `check_rows`.
         max_rejected: share of rows that may miss an expectation that names no share of its own.
     """
-    with _quiet():
+    with working("Great Expectations writes its page"), _quiet():
         import great_expectations as gx
 
         context = gx.get_context(mode="ephemeral")
@@ -138,18 +140,21 @@ def _line(result: Any) -> Expectation:
 
 
 def _page(result: Any) -> str:
-    """The page of Great Expectations, without what it would load from other machines."""
+    """The page of Great Expectations, without scripts and what it would load from other machines."""
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaPageView
 
     view: Any = DefaultJinjaPageView()
-    html = _REMOTE.sub("", str(view.render(ValidationResultsPageRenderer().render(result))))
+    html = _ACTIVE.sub("", str(view.render(ValidationResultsPageRenderer().render(result))))
     return html.replace("</head>", f"<style>{STYLE.read_text(encoding='utf-8')}</style></head>", 1)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No log of every metric, which ZenML's log level would let through, and no deprecations among libraries."""
+    if is_loud():
+        yield
+        return
     below = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

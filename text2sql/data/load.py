@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection, SyntheticSection
 from text2sql.data import FIELDS, SPLITS
-from text2sql.data.batches import BATCH, progress
+from text2sql.data.batches import BATCH
 from text2sql.data.formats import PROBLEM, first_line, read_file
 from text2sql.data.synthetic import stream_rows
 from text2sql.errors import DataError
+from text2sql.progress import progress, working
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,7 +139,8 @@ def _read_hub(data: DataSection) -> pa.Table:
     from datasets.exceptions import DatasetsError
 
     try:
-        splits = load_dataset(data.dataset_name, revision=data.dataset_revision)
+        with working(f"reading {data.dataset_name}, from the hub if it is not in the cache"):
+            splits = load_dataset(data.dataset_name, revision=data.dataset_revision)
     except (DatasetsError, OSError, ValueError, httpx.HTTPError) as error:
         raise DataError(
             f"data.dataset_name = {data.dataset_name!r} cannot be loaded ({first_line(error)}); check name and "

@@ -9,7 +9,7 @@ from typing import Any
 from sqlglot import exp
 
 from text2sql.data import FIELDS
-from text2sql.data.batches import TextRows, progress
+from text2sql.data.batches import TextRows
 from text2sql.data.databases import database_path, run_on_files
 from text2sql.data.repair import Repaired, repair
 from text2sql.errors import (
@@ -20,6 +20,7 @@ from text2sql.errors import (
     SqlError,
     UnsafeSqlError,
 )
+from text2sql.progress import progress
 from text2sql.sql.database import build_database
 from text2sql.sql.execute import run_query
 from text2sql.sql.parse import MAX_QUERY_CHARS, assert_read_only, leading_word, parse

@@ -18,6 +18,7 @@ import httpx
 
 from text2sql.errors import DeploymentError, ParseError
 from text2sql.evaluation.types import subject_of
+from text2sql.progress import progress
 from text2sql.sql.normalise import normalise
 from text2sql.sql.parse import MAX_QUERY_CHARS, first_statement
 
@@ -136,8 +137,11 @@ class Asker:
         Raises:
             DeploymentError: it fails to answer, or the time is over.
         """
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
-            found = list(pool.map(self._first_answer, questions))
+        found = []
+        with progress("asking it", len(questions)) as advance, ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+            for reply in pool.map(self._first_answer, questions):
+                found.append(reply)
+                advance(1)
         same = skipped = 0
         example = ""
         for question, (answer, refusal) in zip(questions, found, strict=True):

@@ -22,6 +22,7 @@ from text2sql.deployment.release import Release
 from text2sql.deployment.state import StateFolder, keep_release, last_words, locked, state_folder
 from text2sql.deployment.target import Serving, Status
 from text2sql.errors import DeploymentError
+from text2sql.progress import working
 from text2sql.serving.settings import server_settings
 from text2sql.serving.vllm_command import LOOPBACK
 
@@ -135,7 +136,9 @@ class LocalTarget:
             if raw is None:
                 raise DeploymentError(f"there is no version to go back to at {self.address}")
             spec = Spec.from_dict(raw | {"since": ""})
-            if sha256_folder(self._folder.releases / spec.release.digest) != spec.release.digest:
+            with working(f"checking {spec.release.title}"):
+                found = sha256_folder(self._folder.releases / spec.release.digest)
+            if found != spec.release.digest:
                 raise DeploymentError(f"{spec.release.title} is damaged or gone from {self._folder.releases}")
             self._ensure_gateway(tell)
             try:
@@ -158,10 +161,11 @@ class LocalTarget:
 
     def stop(self, tell: Tell) -> None:
         """As Target."""
-        ran = self._gateway.end(self._section.drain_seconds)
-        if self._folder.servers_lock.exists():
-            with locked(self._folder.servers_lock, LEFT_SECONDS, "servers of a gateway that was killed do not end"):
-                pass
+        with working(f"ending it; requests under way have up to {self._section.drain_seconds:g} s"):
+            ran = self._gateway.end(self._section.drain_seconds)
+            if self._folder.servers_lock.exists():
+                with locked(self._folder.servers_lock, LEFT_SECONDS, "servers of a gateway that was killed do not end"):
+                    pass
         tell("stopped" if ran else "nothing runs")
 
     def _spec(self, release: Release, folder: Path) -> Spec:

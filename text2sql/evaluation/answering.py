@@ -15,6 +15,7 @@ from text2sql.data.files import sha256_folder
 from text2sql.data.prompt import encode_rows
 from text2sql.errors import DataError
 from text2sql.evaluation.types import TokenLoss
+from text2sql.progress import progress, working
 from text2sql.training.recipe import Recipe, public_name, read_recipe
 
 if TYPE_CHECKING:
@@ -72,9 +73,10 @@ def local_model(
 
     @contextmanager
     def opened() -> Iterator[Answerer]:
-        from text2sql.training.model import load_for_inference
+        with working(f"loading {public_name(str(name))}"):
+            from text2sql.training.model import load_for_inference
 
-        loaded = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template and not recipe)
+            loaded = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template and not recipe)
         answerer = LocalModel(*loaded, evaluation, public_name(str(name)))
         del loaded
         try:
@@ -117,7 +119,6 @@ class LocalModel:
     def losses(self, rows: Dataset) -> list[TokenLoss]:
         import torch
 
-        from text2sql.data.batches import progress
         from text2sql.training.decoding import completion_logits
 
         encoded = encode_rows(self.tokenizer, rows["prompt"][:], rows["completion"][:])

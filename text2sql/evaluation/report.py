@@ -74,6 +74,7 @@ def render_report(
     facts: Mapping[str, object] | None = None,
     examples: int = 50,
     seen: float | None = None,
+    scripts: bool = True,
 ) -> str:
     """The page as text.
 
@@ -84,6 +85,7 @@ def render_report(
             table, e.g. {"Rows": 8000, "Set aside": {"duplicate": 3}, "Splits": {"train": {"rows": 6400}}}.
         examples: how many predictions are shown at most; half of them wrong ones where there are so many.
         seen: share of the test rows with a table that training had too; None where that is not known.
+        scripts: with filters and a switch for dark; without, for where no script may run.
     """
     styles = marks.styles([scores.name for scores in evaluation.systems])
     comparisons, difference_axis = panels.comparison_rows(evaluation, styles)
@@ -113,6 +115,7 @@ def render_report(
             curve=Markup(loss_curve_svg(history)),  # noqa: S704 - numbers and fixed text only
             facts=facts or {},
             seen=seen,
+            scripts=scripts,
             examples=shown,
             examples_wrong=sum(example.states[subject] != "right" for example in shown),
             faults_shown=sorted({fault for example in shown for fault in example.faults if fault}),

@@ -13,6 +13,7 @@ from text2sql.evaluation.cases import ATTEMPTS
 from text2sql.evaluation.faults import find_fault
 from text2sql.evaluation.suite import judge_row
 from text2sql.evaluation.types import Difference, ResultSample, RowScore
+from text2sql.progress import progress
 from text2sql.sql.workers import Failure, map_rows
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def _verdicts(items: list[dict[str, Any]]) -> list[list[RowScore]]:
 
     A gold that does so without any prediction makes its row vacuous, as one that does not run.
     """
-    answers = map_rows(_JUDGE, items, _seconds(items), _not_judged)
+    with progress("judging rows", len(items)) as advance:
+        answers = map_rows(_JUDGE, items, _seconds(items), _not_judged, on_done=advance)
     failed = [i for i, answer in enumerate(answers) if answer is None]
     golds = map_rows(_JUDGE, [{**items[i], "predictions": []} for i in failed], _seconds(items), _not_judged)
     for i, gold in zip(failed, golds, strict=True):

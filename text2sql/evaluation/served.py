@@ -173,7 +173,7 @@ class ServedModel:
 
     def _for_each(self, prompts: Sequence[Prompt], ask: Callable[[Any], T], label: str) -> list[T]:
         """What `ask` gives for each, in their order; the first failure stops the rest."""
-        from text2sql.data.batches import progress
+        from text2sql.progress import progress
 
         self._server.stopping.clear()
         with progress(label, len(prompts)) as advance, ThreadPoolExecutor(self._concurrency) as pool:

@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from text2sql.errors import ConfigError
 
 PREFIX = "TEXT2SQL_"
-_NOT_OURS = frozenset({"TEXT2SQL_CACHE"})
+_NOT_OURS = frozenset({"TEXT2SQL_CACHE", "TEXT2SQL_VERBOSE"})
 """Variables of the same prefix that other parts of the project read."""
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

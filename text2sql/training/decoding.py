@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from text2sql.data.batches import progress
 from text2sql.data.prompt import encode_prompts
 from text2sql.errors import ModelError
+from text2sql.progress import progress
 
 
 def generate_tokens(

@@ -25,6 +25,7 @@ from text2sql import errors
 from text2sql.config import Settings, TrainingSection
 from text2sql.data.batches import no_other_bars
 from text2sql.errors import Text2SQLError, TrainingError
+from text2sql.progress import working
 
 if TYPE_CHECKING:
     from text2sql.training.finetune import TrainedAdapter
@@ -93,7 +94,8 @@ def share_of_step(training: TrainingSection, count: int) -> tuple[int, int]:
 
 def finetune_here(splits: DatasetDict, settings: Settings, output: Path) -> TrainedAdapter:
     """Fine-tune with all GPUs of this machine, or in as many processes as `training.processes` says."""
-    from text2sql.training.finetune import finetune
+    with working("loading TRL and PEFT"):
+        from text2sql.training.finetune import finetune
 
     count = settings.training.processes or max(1, torch.cuda.device_count())
     if count == 1:

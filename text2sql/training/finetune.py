@@ -21,6 +21,7 @@ from text2sql.config import LoraSection, Settings, TrainingSection
 from text2sql.data.batches import read_batches
 from text2sql.data.files import new_folder
 from text2sql.errors import TrainingError, TrainingInterrupted
+from text2sql.progress import working
 from text2sql.training.arguments import choose_optimizer, describe, trainer_arguments
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
@@ -92,7 +93,8 @@ def finetune(
             f"{training.max_length} tokens and are left out"
         )
     validation = _validation_rows(splits, tokenizer, training)
-    base = load_base(settings.model, training, tokenizer)
+    with working(f"loading {settings.model.name}") if is_first() else contextlib.nullcontext():
+        base = load_base(settings.model, training, tokenizer)
     copied = dequantize_once(base, settings.model, base.dtype)
     with store.locked() if is_first() else contextlib.nullcontext(), StopRequest() as stop, quiet():
         model = with_adapter(base, settings.lora, training)

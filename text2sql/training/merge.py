@@ -26,6 +26,7 @@ from text2sql.config import EvaluationSection, ModelSection, Settings
 from text2sql.data.files import new_folder
 from text2sql.data.prompt import encode_rows
 from text2sql.errors import ModelError, ParityError
+from text2sql.progress import working
 from text2sql.training.checkpoints import writing
 from text2sql.training.decoding import completion_logits, generate_tokens
 from text2sql.training.model import DTYPES, load_base, load_for_inference, load_tokenizer, quiet, training_device
@@ -86,7 +87,8 @@ def merge_adapter(adapter: Path, settings: Settings, rows: Dataset, output: Path
     _free_memory()
     output = output.absolute()
     with writing(output), new_folder(output.parent) as draft:
-        write_merged(adapter, settings, tokenizer, draft)
+        with working("folding the adapter into its base"):
+            write_merged(adapter, settings, tokenizer, draft)
         write_recipe(draft, recipe_of(settings))
         _free_memory()
         parity = compare(expected, _merged_answers(draft, settings, rows), tokenizer, rows)
@@ -210,11 +212,14 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _adapter_answers(adapter: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Answers:
-    return answers_of(load_adapter(adapter, settings, tokenizer), tokenizer, rows, settings.evaluation)
+    with working(f"loading the adapter on {settings.model.name}"):
+        model = load_adapter(adapter, settings, tokenizer)
+    return answers_of(model, tokenizer, rows, settings.evaluation)
 
 
 def _merged_answers(folder: Path, settings: Settings, rows: Dataset) -> Answers:
-    model, tokenizer = load_for_inference(folder, trust_remote_code=settings.model.trust_remote_code)
+    with working("loading the merged model"):
+        model, tokenizer = load_for_inference(folder, trust_remote_code=settings.model.trust_remote_code)
     return answers_of(model, tokenizer, rows, settings.evaluation)
 
 

@@ -21,6 +21,7 @@ from text2sql.config import ModelSection, TrainingSection
 from text2sql.data.chat import end_of_turn
 from text2sql.errors import ModelError
 from text2sql.hub import remedy
+from text2sql.noise import is_loud
 
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[str, torch.dtype] = {
@@ -295,6 +296,9 @@ def quiet() -> Iterator[None]:
 
     peft and TRL still call what transformers has renamed; their users can do nothing about it.
     """
+    if is_loud():
+        yield
+        return
     from transformers.utils import logging
 
     library: Any = logging

@@ -8,8 +8,9 @@ from pathlib import Path
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from text2sql.data.batches import no_other_bars, progress
+from text2sql.data.batches import no_other_bars
 from text2sql.data.prompt import encode_rows
+from text2sql.progress import progress
 
 IGNORED = -100
 """The label that the loss leaves out."""

@@ -1,0 +1,37 @@
+"""A command whose stderr is a terminal, as it is for whoever types it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def on_terminal(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str]
+) -> tuple[subprocess.CompletedProcess[str], str]:
+    """What it did, with `stderr` as it was sent, and that text without control sequences."""
+    leader, follower = os.openpty()
+    sent = bytearray()
+
+    def read() -> None:
+        try:
+            while piece := os.read(leader, 65_536):
+                sent.extend(piece)
+        except OSError:  # the last one that wrote to it has gone
+            pass
+
+    process = subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=follower, text=True)
+    os.close(follower)
+    reader = threading.Thread(target=read)
+    reader.start()
+    stdout, _ = process.communicate()
+    reader.join(30)
+    os.close(leader)
+    text = sent.decode(errors="replace")
+    return subprocess.CompletedProcess(command, process.returncode, stdout, text), CONTROL.sub("", text)
