@@ -75,6 +75,7 @@ def test_a_version_goes_live_in_a_cluster(config: Path, place: Place, zenml_clie
     annotations = place.get("Deployment", "text2sql-server")["spec"]["template"]["metadata"]["annotations"]
     digest = artifact.run_metadata["sha256"]
     source = f"file://{tmp_path}/store/{digest}"
+    assert re.fullmatch("[0-9a-f]{12}", annotations.pop("text2sql/template"))  # by which a rollout knows its own pods
     assert annotations == {
         "text2sql/model": NAME,
         "text2sql/model-version": "1",
