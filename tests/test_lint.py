@@ -46,7 +46,7 @@ def test_imports_that_point_the_wrong_way_are_found(tmp_path: Path):
     for room in rooms + [f"text2sql/{floor}" for floor in FLOORS]:
         (tmp_path / room).mkdir()
         (tmp_path / room / "__init__.py").touch()
-    for module in ("config", "config_file", "errors", "hub"):
+    for module in ("config", "config_file", "errors", "hub", "noise", "progress"):
         (tmp_path / "text2sql" / f"{module}.py").touch()
     for module in ("__main__", "cli/probe"):  # those that may
         (tmp_path / "text2sql" / f"{module}.py").write_text("import typer\n", "utf-8")

@@ -28,7 +28,7 @@ from text2sql.serving.problems import Problem
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    settings = {"max_body_bytes": 300_000, "body_timeout": 1.0, "request_timeout": 2.0, "max_in_flight": 20}
+    settings = {"max_body_bytes": 300_000, "body_timeout": 2.0, "request_timeout": 2.0, "max_in_flight": 20}
     with running(ScriptedEngine(places=2, queue=4), **settings) as found:
         yield found
 
