@@ -100,6 +100,10 @@ def test_a_wrong_value_is_named_with_its_key(config, text: str, key: str, value:
             "model: {bnb_4bit_compute_dtype: bfloat16}\ntraining: {precision: fp16}",
             "model.bnb_4bit_compute_dtype bfloat16 contradicts training.precision fp16",
         ),
+        (
+            "training: {optim: muon}\nlora: {bias: all}",
+            "training.optim muon is for matrices alone; set lora.bias to none",
+        ),
         ("gate: {bleu: {min: 90, max: 10}}", "gate.bleu: min 90 is above max 10"),
         ("gate: {bleu: {}}", "gate.bleu: give min, max or both"),
     ],

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.training_fixtures import splits, tiny_settings
 from text2sql.config import Settings
 from text2sql.errors import OutputError, TrainingError, TrainingInterrupted
-from text2sql.training.arguments import choose_optimizer
+from text2sql.training.arguments import choose_optimizer, describe
 from text2sql.training.checkpoints import CheckpointStore, StopRequest
 from text2sql.training.finetune import (
     TrainedAdapter,
@@ -187,6 +187,35 @@ def test_optimizers_that_cannot_be(name: str) -> None:
 def test_auto_optimizer() -> None:
     assert choose_optimizer("auto", cuda=True) == "paged_adamw_32bit"
     assert choose_optimizer("auto", cuda=False) == "adamw_torch_fused"
+
+
+def test_muon_goes_on_with_its_momentum(tiny_model: Path, tmp_path: Path) -> None:
+    def settings(folder: str) -> Settings:
+        return tiny_settings(tiny_model, tmp_path / folder, training={"optim": "muon", "max_steps": 6})
+
+    def stop(found: dict[str, float]) -> None:
+        if found["step"] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole = finetune(splits(), settings("whole"))
+    with pytest.raises(TrainingInterrupted):
+        finetune(splits(), settings("parts"), stop)
+    parts = finetune(splits(), settings("parts"))
+    assert parts.resumed_from == 3
+    assert losses(parts)[6] == pytest.approx(losses(whole)[6], rel=1e-3)
+    assert losses(whole)[6] < losses(whole)[2]
+
+
+def test_muon_is_what_steps(tiny_model: Path, tmp_path: Path) -> None:
+    settings = tiny_settings(tiny_model, tmp_path, training={"optim": "muon"})
+    tokenizer = load_tokenizer(settings.model)
+    rows, _ = tokenize(splits()["train"], tokenizer, settings.training.max_length)
+    store = CheckpointStore(tmp_path / "run", 1)
+    with quiet():
+        model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
+        trainer = build_trainer(model, tokenizer, rows, None, settings, "muon", store, StopRequest(), None)
+        assert type(trainer.create_optimizer()) is torch.optim.Muon
+    assert "muon" in describe(trainer, settings, 0)
 
 
 def test_target_modules_that_match_nothing(tiny_model: Path, tmp_path: Path) -> None:

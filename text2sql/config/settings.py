@@ -43,6 +43,8 @@ class Settings(Section):
                 f"model.bnb_4bit_compute_dtype {self.model.bnb_4bit_compute_dtype} contradicts training.precision "
                 f"{self.training.precision}; set the former to auto"
             )
+        if self.training.optim == "muon" and self.lora.bias != "none":
+            found.append(f"training.optim muon is for matrices alone; set lora.bias to none (it is {self.lora.bias})")
         if self.deploy.target == "kubernetes" and self.deploy.keep_previous == "running":
             found.append(
                 "deploy.keep_previous running is for deploy.target local; a cluster starts the previous release again"

@@ -94,7 +94,7 @@ class TrainingSection(Section):
     group_by_length: bool = True
     """Batch rows of like length, which saves padding."""
     optim: str = "auto"
-    """auto: paged_adamw_32bit on CUDA, adamw_torch_fused elsewhere; or any name that transformers knows."""
+    """auto: paged_adamw_32bit on CUDA, adamw_torch_fused elsewhere; muon; or any name that transformers knows."""
     logging_steps: PositiveInt = 10
     """Optimizer steps between two points of the loss curve."""
     eval_steps: PositiveInt = 100

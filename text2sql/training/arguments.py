@@ -17,16 +17,21 @@ from text2sql.training.distributed import processes, share_of_step
 from text2sql.training.frozen import FoldedLinear
 from text2sql.training.model import resolve_precision, training_device
 
+MUON = "muon"
+"""Muon, which the Trainer has no name for."""
+MUON_STEPS = 5
+"""Newton-Schulz iterations that bring an update near an orthogonal matrix, as its author takes them."""
+
 
 def choose_optimizer(name: str, cuda: bool) -> str:
-    """The Trainer's name of the optimizer.
+    """The Trainer's name of the optimizer, or MUON.
 
     Raises:
         TrainingError: unknown, or paged without CUDA, whose unified memory it pages to.
     """
     if name == "auto":
         return "paged_adamw_32bit" if cuda else "adamw_torch_fused"
-    known = [choice.value for choice in OptimizerNames]
+    known = [MUON, *(choice.value for choice in OptimizerNames)]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3) or ["auto"]
         raise TrainingError(f"training.optim {name!r} is unknown; did you mean {' or '.join(near)}?")
@@ -35,6 +40,15 @@ def choose_optimizer(name: str, cuda: bool) -> str:
             f"training.optim {name} needs a CUDA GPU and none is visible; set it to auto or adamw_torch"
         )
     return name
+
+
+def muon(training: TrainingSection) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Momentum, orthogonalised (Jordan et al. 2024), and scaled to the size of an AdamW step (Liu et al. 2025).
+
+    For matrices, which is what LoRA trains; a learning rate that suits AdamW suits it.
+    """
+    how = {"lr": training.learning_rate, "momentum": 0.95, "ns_steps": MUON_STEPS, "adjust_lr_fn": "match_rms_adamw"}
+    return torch.optim.Muon, how
 
 
 def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate: bool) -> SFTConfig:
@@ -64,7 +78,7 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
         eval_packing=False if not training.packing else None,
         max_length=training.max_length if training.packing else None,
         completion_only_loss=True,
-        optim=optimizer,
+        optim="adamw_torch" if optimizer == MUON else optimizer,  # Muon is handed to the trainer itself
         logging_steps=training.logging_steps,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if validate else "no",
@@ -105,7 +119,7 @@ def describe(trainer: Any, settings: Settings, copied: int) -> str:
         f"LoRA folded into {folded} of {len(layers)} layers",
         _batches(trainer, training),
         "checkpointing on" if arguments.gradient_checkpointing else "no checkpointing",
-        str(arguments.optim.value),
+        MUON if training.optim == MUON else str(arguments.optim.value),
     ]
     return ", ".join(parts)
 

@@ -22,7 +22,7 @@ from text2sql.data.batches import read_batches
 from text2sql.data.files import new_folder
 from text2sql.errors import TrainingError, TrainingInterrupted
 from text2sql.progress import working
-from text2sql.training.arguments import choose_optimizer, describe, trainer_arguments
+from text2sql.training.arguments import MUON, choose_optimizer, describe, muon, trainer_arguments
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
 from text2sql.training.distributed import first_alone, is_first, join
@@ -210,6 +210,7 @@ def build_trainer(
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,
+        optimizer_cls_and_kwargs=muon(training) if optimizer == MUON else None,
         store=store,
         sampler=sampler,
         tokens=training.micro_batch_tokens or (CPU_TOKENS if training_device().type == "cpu" else None),

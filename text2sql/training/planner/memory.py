@@ -125,7 +125,7 @@ def optimizer_state(name: str) -> float:
         return 2 * (1 + FLOAT / EIGHT_BIT_BLOCK)
     if "adafactor" in name:
         return 0.0  # a row and a column a matrix
-    return FLOAT if name.startswith(("sgd", "lion", "rmsprop", "adagrad")) else 2 * FLOAT
+    return FLOAT if name.startswith(("sgd", "lion", "rmsprop", "adagrad", "muon")) else 2 * FLOAT
 
 
 def activations(shape: Shape, method: Method, batch: MicroBatch) -> tuple[float, float]:
