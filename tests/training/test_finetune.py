@@ -30,6 +30,7 @@ from text2sql.training.finetune import (
     with_adapter,
 )
 from text2sql.training.model import load_base, load_tokenizer, quiet
+from text2sql.training.muon import Muon
 from text2sql.training.trainer import AdapterTrainer, EpochSampler
 
 
@@ -214,7 +215,7 @@ def test_muon_is_what_steps(tiny_model: Path, tmp_path: Path) -> None:
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
         trainer = build_trainer(model, tokenizer, rows, None, settings, "muon", store, StopRequest(), None)
-        assert type(trainer.create_optimizer()) is torch.optim.Muon
+        assert type(trainer.create_optimizer()) is Muon
     assert "muon" in describe(trainer, settings, 0)
 
 

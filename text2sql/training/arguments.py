@@ -16,6 +16,7 @@ from text2sql.errors import TrainingError
 from text2sql.training.distributed import processes, share_of_step
 from text2sql.training.frozen import FoldedLinear
 from text2sql.training.model import resolve_precision, training_device
+from text2sql.training.muon import Muon
 
 MUON = "muon"
 """Muon, which the Trainer has no name for."""
@@ -43,12 +44,14 @@ def choose_optimizer(name: str, cuda: bool) -> str:
 
 
 def muon(training: TrainingSection) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Momentum, orthogonalised (Jordan et al. 2024), and scaled to the size of an AdamW step (Liu et al. 2025).
-
-    For matrices, which is what LoRA trains; a learning rate that suits AdamW suits it.
-    """
-    how = {"lr": training.learning_rate, "momentum": 0.95, "ns_steps": MUON_STEPS, "adjust_lr_fn": "match_rms_adamw"}
-    return torch.optim.Muon, how
+    """Muon's class and arguments; a learning rate that suits AdamW suits it."""
+    how = {
+        "lr": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "momentum": 0.95,
+        "ns_steps": MUON_STEPS,
+    }
+    return Muon, how
 
 
 def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate: bool) -> SFTConfig:
