@@ -93,19 +93,19 @@ def memory_table(plan: Plan) -> str:
     def all_weights(size: int, count: int = shape.parameters) -> str:
         return f"{count:,} × {size} | {size * count / GIB:.2f}"
 
-    nothing, uncounted = " | ", "| not counted"
+    nothing, uncounted = " | ", "not counted |"
     rows = [
-        ("", "**QLoRA**: numbers × bytes | GiB", "**all weights**: numbers × bytes | GiB"),
+        ("", "QLoRA | GiB", "all weights | GiB"),
         ("---", "--: | --:", "--: | --:"),
         ("linear layers", qlora(WEIGHTS, inside), all_weights(2, inside)),
         ("embeddings, head, norms", qlora(UNQUANTISED, rest), all_weights(2, rest)),
         ("adapter", qlora(ADAPTER, plan.adapter), nothing),
         ("gradients", qlora(GRADIENTS, plan.adapter), all_weights(2)),
         ("AdamW's two moments", qlora(OPTIMIZER, plan.adapter), all_weights(8)),
-        ("32-bit copy that is updated", nothing, all_weights(4)),
-        ("activations, with checkpointing", f"| {parts[ACTIVATIONS] / GIB:.2f}", uncounted),
-        ("loss, working memory, CUDA, fragmentation", f"| {other / GIB:.2f}", uncounted),
-        ("**in all**", f"| **{sum(parts.values()) / GIB:.2f}**", f"| **above {16 * shape.parameters / GIB:.1f}**"),
+        ("weights in 32 bits", nothing, all_weights(4)),
+        ("activations (checkpointing)", f"| {parts[ACTIVATIONS] / GIB:.2f}", uncounted),
+        ("everything else", f"| {other / GIB:.2f}", uncounted),
+        ("**in all**", f"| **{sum(parts.values()) / GIB:.2f}**", f"| **>\u00a0{16 * shape.parameters / GIB:.1f}**"),
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
@@ -140,7 +140,7 @@ def test_figures_between_the_tables_are_the_planner_s(planned: Plan):
     wanted = [
         f"{layer.inputs:,} × {layer.outputs:,} matrix and r = {rank}",
         f"{rank * (layer.inputs + layer.outputs):,} numbers in place of {layer.inputs * layer.outputs:,}",
-        f"{len(planned.method.targets)} matrices of all {shape.layers} layers",
+        f"{len(planned.method.targets)} matrices of each of its {shape.layers} layers",
         f"{planned.adapter:,} numbers, {planned.trainable_share:.2%} of the model",
         f"{8 * first.parts[WEIGHTS] / shape.linear_parameters:.3f} bits",
         f"{work.largest.rows} rows of {work.largest.length} tokens",
