@@ -1,16 +1,20 @@
-"""The README tells the truth: about files, settings and exit codes."""
+"""The README tells the truth: about files, settings, memory, costs and exit codes."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from text2sql import errors
-from text2sql.config import Settings, reference
+from text2sql.config.reference import excerpt
+from text2sql.config_file import load_settings
+from text2sql.training.planner.memory import ACTIVATIONS, ADAPTER, GRADIENTS, OPTIMIZER, UNQUANTISED, WEIGHTS
+from text2sql.training.planner.plan import GIB, Plan, plan_run
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
@@ -67,31 +71,88 @@ def test_every_file_is_explained():
     assert [path for path, words in listed().items() if not words and not path.endswith("/")] == []
 
 
-def configuration() -> str:
-    """The table as it should be: made of nothing but text2sql/config/."""
-
-    def table(found: list[reference.Key]) -> str:
-        rows = (f"| `{key.name}` | {key.default} | {key.meaning} |" for key in found)
-        return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
-
-    parts = [table(reference.keys(Settings))]
-    for name, kind in reference.sections():
-        head = f"\n<details><summary><code>{name}</code>: {reference.meaning(kind)}</summary>\n"
-        parts += [head, table(reference.keys(kind, f"{name}.")), "\n</details>"]
-    return "\n".join(parts) + "\n"
+@pytest.fixture(scope="module")
+def planned() -> Iterator[Plan]:
+    """What `plan` says of all rows where neither model nor rows have been downloaded, as on most readers' machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("shape", "workload"):
+            patch.setattr(f"text2sql.training.planner.{module}.in_cache", lambda *_, **__: False)
+        yield plan_run(load_settings(PROJECT / "configs" / "mistral_7b.yaml", ["data.subset_fraction=1.0"]))
 
 
-def test_table_of_settings_is_complete():
+def memory_table(plan: Plan) -> str:
+    """QLoRA as planned, beside full fine-tuning: 16 bytes a parameter in mixed precision (Rajbhandari et al. 2020)."""
+    shape, parts = plan.shape, plan.devices[0].memory.parts
+    inside, rest = shape.linear_parameters, shape.parameters - shape.linear_parameters
+    told = (WEIGHTS, UNQUANTISED, ADAPTER, GRADIENTS, OPTIMIZER, ACTIVATIONS)
+    other = sum(size for name, size in parts.items() if name not in told)
+
+    def qlora(part: str, count: int) -> str:
+        return f"{count:,} × {parts[part] / count:.3g} | {parts[part] / GIB:.2f}"
+
+    def all_weights(size: int, count: int = shape.parameters) -> str:
+        return f"{count:,} × {size} | {size * count / GIB:.2f}"
+
+    nothing, uncounted = " | ", "not counted |"
+    rows = [
+        ("", "QLoRA | GiB", "all weights | GiB"),
+        ("---", "--: | --:", "--: | --:"),
+        ("linear layers", qlora(WEIGHTS, inside), all_weights(2, inside)),
+        ("embeddings, head, norms", qlora(UNQUANTISED, rest), all_weights(2, rest)),
+        ("adapter", qlora(ADAPTER, plan.adapter), nothing),
+        ("gradients", qlora(GRADIENTS, plan.adapter), all_weights(2)),
+        ("AdamW's two moments", qlora(OPTIMIZER, plan.adapter), all_weights(8)),
+        ("weights in 32 bits", nothing, all_weights(4)),
+        ("activations (checkpointing)", f"| {parts[ACTIVATIONS] / GIB:.2f}", uncounted),
+        ("everything else", f"| {other / GIB:.2f}", uncounted),
+        ("**in all**", f"| **{sum(parts.values()) / GIB:.2f}**", f"| **>\u00a0{16 * shape.parameters / GIB:.1f}**"),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def cost_table(plan: Plan) -> str:
+    rows = [
+        f"| {found.device.name} | {found.memory.total / GIB:.1f} of {found.device.memory_gib:.1f} | "
+        f"{found.cost.tokens_per_second:,.0f} | {found.cost.hours:.1f} | {found.cost.money:.2f} |"
+        for found in plan.devices
+        if found.fits
+    ]
+    return "\n".join([f"| GPU | GiB | tokens/s | hours | {plan.currency} |", "|---|--:|--:|--:|--:|", *rows, ""])
+
+
+def test_tables_made_by_the_code_are_what_it_says(planned: Plan):
+    made = {"configuration": excerpt(), "memory": memory_table(planned), "cost": cost_table(planned)}
     if os.environ.get("UPDATE_README"):
-        before, begin, _, end, after = re.split(
-            r"(<!-- configuration: (?:begin|end).*?-->\n)", README.read_text("utf-8")
-        )
-        README.write_text(before + begin + configuration() + end + after, "utf-8")
-    assert part("configuration") == configuration(), "UPDATE_README=1 writes it anew"
+        text = README.read_text("utf-8")
+        for name, table in made.items():
+            before, begin, _, end, after = re.split(rf"(<!-- {name}: (?:begin|end).*?-->\n)", text)
+            text = before + begin + table + end + after
+        README.write_text(text, "utf-8")
+    assert {name: part(name) for name in made} == made, "UPDATE_README=1 writes them anew"
+
+
+def test_figures_between_the_tables_are_the_planner_s(planned: Plan):
+    """Those of the prose, which no one writes anew."""
+    told = " ".join(README.read_text("utf-8").split("## How QLoRA works\n")[1].split("\n## Use it\n")[0].split())
+    shape, work, first = planned.shape, planned.workload, planned.devices[0].memory
+    layer = next(linear for linear in shape.linears if linear.name == "q_proj")
+    rank = planned.method.rank
+    wanted = [
+        f"{layer.inputs:,} × {layer.outputs:,} matrix and r = {rank}",
+        f"{rank * (layer.inputs + layer.outputs):,} numbers in place of {layer.inputs * layer.outputs:,}",
+        f"{len(planned.method.targets)} matrices of each of its {shape.layers} layers",
+        f"{planned.adapter:,} numbers, {planned.trainable_share:.2%} of the model",
+        f"{8 * first.parts[WEIGHTS] / shape.linear_parameters:.3f} bits",
+        f"{work.largest.rows} rows of {work.largest.length} tokens",
+        f"{work.epochs:g} epochs of all {work.rows:,} rows",
+        f"{planned.mfu:.0%} of the card's peak",
+        f"prices of {planned.prices_as_of}",
+    ]
+    assert [text for text in wanted if text not in told] == []
 
 
 def test_every_exit_code_of_an_error_is_explained():
-    table = README.read_text("utf-8").split("### Exit codes")[1].split("\n## ")[0]
+    table = README.read_text("utf-8").split("## Exit codes\n")[1].split("\n## ")[0]
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     codes = {
         kind.exit_code

@@ -1,4 +1,4 @@
-"""docs/configuration.md, made of nothing but the classes of this package.
+"""docs/configuration.md and the README's table of settings, made of nothing but the classes of this package.
 
 python -m text2sql.config.reference > docs/configuration.md
 """
@@ -24,6 +24,25 @@ YAML. Keys that a file leaves out have the defaults below, which `configs/mistra
 wrong types and combinations that cannot work are errors, all of them at once. The server has settings of its own
 ([serving.md](serving.md#settings)), and so have stacks ([kubernetes.md](kubernetes.md#stacks)).
 """
+CHANGED = (
+    "name",
+    "output_dir",
+    "model.name",
+    "model.quantization_bits",
+    "lora.r",
+    "data.path",
+    "data.dataset_name",
+    "data.subset_fraction",
+    "training.num_train_epochs",
+    "training.learning_rate",
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
+    "training.max_length",
+    "evaluation.max_rows",
+    "gate.execution_accuracy",
+    "deploy.target",
+)
+"""What people change most: the keys that the README shows."""
 _LONGEST = 100
 _BOUNDS = (
     ("exclusiveMinimum", "above {}"),
@@ -55,6 +74,15 @@ def page() -> str:
     for name, kind in sections():
         parts.append(f"## {name}\n\n{meaning(kind)}\n\n{_table(keys(kind, f'{name}.'))}")
     return "\n".join(parts)
+
+
+def excerpt() -> str:
+    """The README's table: the keys of CHANGED, in that order."""
+    found = {key.name: key for key in keys(Settings)}
+    for name, kind in sections():
+        found |= {key.name: key for key in keys(kind, f"{name}.")}
+    rows = (f"| `{name}` | {found[name].default} | {found[name].meaning} |" for name in CHANGED)
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows, ""])
 
 
 def sections() -> Iterator[tuple[str, type[Section]]]:
