@@ -22,7 +22,7 @@ from text2sql.config import DeploySection, Settings
 from text2sql.data.files import sha256_folder
 from text2sql.deployment.local import LocalTarget
 from text2sql.deployment.release import Release
-from text2sql.deployment.state import is_alive, read_json, write_json
+from text2sql.deployment.state import is_alive, last_words, read_json, write_json
 from text2sql.errors import DeploymentError
 from text2sql.serving.settings import server_settings
 
@@ -436,7 +436,8 @@ def test_the_command_of_a_real_server(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TEXT2SQL_QUERY_ROWS", "10")
     monkeypatch.setenv("TEXT2SQL_BATCH_SIZE", "4")
     section = DeploySection(engine="vllm", server={"batch_size": 8, "log_content": True, "allowed_hosts": '["a.b"]'})
-    spec = LocalTarget("model", section, Local(tmp_path).state)._spec(Release("m", "3", "d", "", ""), tmp_path)
+    target = LocalTarget("model", section, Local(tmp_path).state)
+    spec = target._spec(Release("m", "3", "d", "", ""), tmp_path)
     words = " ".join(spec.command)
     assert words.endswith(f"-P -m text2sql serve --mode api --host 127.0.0.1 --model {tmp_path} --engine vllm")
     assert spec.environment["HF_HUB_OFFLINE"] == "1"
@@ -447,6 +448,9 @@ def test_the_command_of_a_real_server(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (settings.served_name, settings.batch_size, settings.query_rows) == ("m", 8, 10)
     assert (settings.log_content, settings.allowed_hosts) == (True, ("a.b",))
     assert settings.vllm_log == tmp_path / "state" / "logs" / "vllm-3.log"
+    settings.vllm_log.parent.mkdir(parents=True, exist_ok=True)
+    settings.vllm_log.write_text("loading weights\n")
+    assert last_words(target._written_last(spec)) == "loading weights"
 
 
 def test_no_command_line_shows_a_password(local: Local, monkeypatch: pytest.MonkeyPatch):

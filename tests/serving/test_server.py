@@ -108,6 +108,7 @@ def test_sigterm_finishes_what_was_taken_and_exits_with_0(started: list[Process]
     asking.join(20)
     assert [answer.status_code for answer in answers] == [200]
     assert server.end() == 0
+    assert not [line for line in server.lines if "/readyz" in line], "probes fill no log, while it is not ready neither"
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/healthz", trust_env=False)
 

@@ -41,6 +41,10 @@ def gateway_command(state: Path) -> list[str]:
     return [*PYTHON, "-m", "text2sql.deployment.gateway", str(state)]
 
 
+def vllm_log(logs: Path, release: Release) -> Path:
+    return logs / f"vllm-{release.version}.log"
+
+
 def server_variables(section: DeploySection, logs: Path, release: Release) -> dict[str, str]:
     """The settings of a server as variables. Every user of a machine can read a command line, and the URL of a database
     may hold a password."""
@@ -48,7 +52,7 @@ def server_variables(section: DeploySection, logs: Path, release: Release) -> di
     if engine_of(section) == "vllm":
         found |= {
             "vllm_python": VLLM_PYTHON,
-            "vllm_log": logs / f"vllm-{release.version}.log",
+            "vllm_log": vllm_log(logs, release),
             "vllm_startup_seconds": section.startup_seconds,
         }
     return {f"{PREFIX}{key.upper()}": str(value) for key, value in (found | section.server).items()}

@@ -16,7 +16,7 @@ from text2sql.data.files import sha256_folder
 from text2sql.deployment.backend import GRACE_SECONDS, Spec
 from text2sql.deployment.checks import Tell
 from text2sql.deployment.client import ORDER_SECONDS, POLL_SECONDS, GatewayClient
-from text2sql.deployment.commands import engine_of, environment, serve_command, server_variables
+from text2sql.deployment.commands import engine_of, environment, serve_command, server_variables, vllm_log
 from text2sql.deployment.gateway import LEFT_SECONDS, Plan
 from text2sql.deployment.release import Release
 from text2sql.deployment.state import StateFolder, keep_release, last_words, locked, state_folder
@@ -193,10 +193,15 @@ class LocalTarget:
                 return str(candidate["url"])
             if time.monotonic() - told_at > TOLD_EVERY:
                 told_at = time.monotonic()
-                tell(f"{told_at - begun:.0f} s: {last_words(Path(spec.log))}")
+                tell(f"{told_at - begun:.0f} s: {last_words(self._written_last(spec))}")
             time.sleep(POLL_SECONDS)
             candidate = self._gateway.order("status", method="GET")["candidate"]
         raise DeploymentError(f"the gateway does not say what became of the new server; its log is {self._gateway.log}")
+
+    def _written_last(self, spec: Spec) -> Path:
+        """The server's log, or that of the vLLM behind it."""
+        logs = [Path(spec.log), vllm_log(self._folder.logs, spec.release)]
+        return max((log for log in logs if log.exists()), key=lambda log: log.stat().st_mtime, default=logs[0])
 
     def _check_key(self) -> None:
         section = self._section

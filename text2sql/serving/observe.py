@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked every few seconds; logged at level debug."""
+"""Asked every few seconds, while it starts several times a second; logged at level debug."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -123,7 +123,7 @@ class Observe:
         if record.code:
             self._metrics.rejects.labels(record.code).inc()
         logger.log(
-            logging.DEBUG if route in _QUIET and status < 400 else logging.INFO,
+            logging.DEBUG if route in _QUIET and (status < 400 or status == 503) else logging.INFO,
             "request",
             extra={"method": method, "route": route, "status": status, "ms": milliseconds}
             | ({"code": record.code} if record.code else {})
