@@ -1,31 +1,22 @@
-"""Processes (gloo, CPU) on two nodes train as one does: the same rows a step, the same losses, one set of files."""
+"""What processes that train together share, and what the one that started them learns of their end."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from tests.training_fixtures import splits, tiny_settings
 from text2sql.config import Settings, TrainingSection
 from text2sql.errors import TrainingError, TrainingInterrupted
 from text2sql.training import distributed
-from text2sql.training.distributed import finetune_here, read_result, share_of_step, torchrun, write_job
-from text2sql.training.finetune import TrainedAdapter
-
-
-def losses(trained: TrainedAdapter, key: str) -> dict[float, float]:
-    return {entry["step"]: entry[key] for entry in trained.history if key in entry}
+from text2sql.training.distributed import finetune_here, read_result, share_of_step, torchrun
 
 
 def without_dropout(model: Path, workdir: Path, processes: int) -> Settings:
@@ -36,38 +27,6 @@ def without_dropout(model: Path, workdir: Path, processes: int) -> Settings:
 @pytest.fixture
 def few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def on_two_nodes(settings: Settings, job: Path) -> TrainedAdapter:
-    """As two machines do it: a torchrun each, with a process each, that meet at an address and share folders."""
-    write_job(job, splits(), settings, job / "adapter")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = torchrun(job, 1, nodes=2, first="127.0.0.1", port=port)
-    nodes = [subprocess.Popen(command, env={**os.environ, "PET_NODE_RANK": str(rank)}) for rank in range(2)]
-    try:
-        codes = [node.wait(240) for node in nodes]
-    finally:
-        for node in nodes:
-            node.kill()
-    return read_result(job, TrainingError(f"ended with {codes}"))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("few_threads")
-def test_the_losses_on_two_nodes_are_those_of_one_process(tiny_model: Path, tmp_path: Path) -> None:
-    """48 rows, 4 x 2 a step with one process and 4 x 1 each with two; only the first writes, and cleans up."""
-    settings = without_dropout(tiny_model, tmp_path, processes=1)
-    one = finetune_here(splits(), settings, tmp_path / "adapter-1")
-    two = on_two_nodes(settings, tmp_path / "job")
-    assert (two.steps, two.resumed_from) == (one.steps, None)
-    for key, tolerance in (("loss", 1e-3), ("eval_loss", 1e-2), ("grad_norm", 1e-2), ("tokens", 0)):
-        assert losses(two, key) == pytest.approx(losses(one, key), rel=tolerance), key
-    ours, theirs = (load_file(t.path / "adapter_model.safetensors") for t in (two, one))
-    for name, tensor in theirs.items():
-        torch.testing.assert_close(ours[name], tensor, rtol=1e-2, atol=2e-3)
-    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 STOPPED_ON_REQUEST = """

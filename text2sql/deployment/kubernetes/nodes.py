@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from text2sql.deployment.kubernetes.api import Cluster, Manifest, Refused
 from text2sql.deployment.kubernetes.needs import devices
-from text2sql.deployment.kubernetes.rollout import evidence, of_pod
+from text2sql.deployment.kubernetes.rollout import containers, evidence, last_end, of_pod
 from text2sql.errors import DeploymentError, TrainingError, TrainingInterrupted
 
 if TYPE_CHECKING:
@@ -219,8 +219,10 @@ class Watch:
     def _failure(self, how: str, pods: list[Manifest]) -> TrainingError:
         """In one line, with events and last words of the pods; more of these is told."""
         job = {"metadata": {"name": f"{self._name}-{NODE}-0"}}  # which says why it can make no pods
+        ends = {pod["metadata"]["name"]: _ended_at(pod) for pod in pods}
+        first = min(filter(None, ends.values()), default="")  # those that ended later were told to
         try:
-            short, lines = evidence(self._cluster, [job, *pods])
+            short, lines = evidence(self._cluster, [job, *(p for p in pods if ends[p["metadata"]["name"]] <= first)])
         except DeploymentError as error:
             short, lines = f"its events and logs cannot be read: {error}", []
         for line in lines:
@@ -247,3 +249,8 @@ class Watch:
 
     def _pods(self) -> list[Manifest]:
         return self._cluster.list("Pod", labelSelector=f"jobset.sigs.k8s.io/jobset-name={self._name}")
+
+
+def _ended_at(pod: Manifest) -> str:
+    """When its container ended; "" while it has not."""
+    return max((str(last_end(container).get("finishedAt", "")) for container in containers(pod)), default="")
