@@ -53,7 +53,7 @@ class ApiServer:
         path, _, query = path.partition("?")
         if path in self.kinds:
             return 200, {"resources": self.kinds[path]}
-        if path.endswith("/selfsubjectaccessreviews"):
+        if path.endswith("subjectaccessreviews"):
             asked = body["spec"]["resourceAttributes"]
             allowed = (asked["verb"], asked["resource"]) not in self.denied
             return 201, {**body, "status": {"allowed": allowed}}
