@@ -169,11 +169,11 @@ def test_what_the_cluster_lacks_for_it(api: ApiServer):
             "the cluster does not know jobset.x-k8s.io/v1alpha2; install JobSet (https://jobset.sigs.k8s.io), which "
             "Kubeflow Trainer brings along"
         ),
-        f"no permission {who} to create jobsets.jobset.x-k8s.io in namespace 'zenml'; ask for a Role with it",
-        f"no permission {who} to list events in namespace 'zenml'; ask for a Role with it",
+        f"no permission to create jobsets.jobset.x-k8s.io in namespace 'zenml' {who}; ask for a Role with it",
+        f"no permission to list events in namespace 'zenml' {who}; ask for a Role with it",
         (
-            "finetune (node): PersistentVolumeClaim 'text2sql-work' is ReadWriteOnce, and several nodes write to it; make "
-            "one with ReadWriteMany"
+            "finetune (node): PersistentVolumeClaim 'text2sql-work' is ReadWriteOnce, and several nodes write to it; "
+            "make one with ReadWriteMany"
         ),
         "finetune (node): 4 nvidia.com/gpu on one node, the best fitting node has 2",
     ]

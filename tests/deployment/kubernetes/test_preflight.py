@@ -131,7 +131,7 @@ def test_what_a_pod_will_do_is_asked_for_its_account(server: ApiServer):
     server.denied.add(("create", "jobsets"))
     assert problems(server, accesses=(MAKES,)) == [
         (
-            "no permission for service account pipelines to create jobsets.jobset.x-k8s.io in namespace 'training'; "
+            "no permission to create jobsets.jobset.x-k8s.io in namespace 'training' for service account pipelines; "
             "ask for a Role with it"
         )
     ]

@@ -156,7 +156,7 @@ class _Questions:
         answer = self._ask(path, f"permissions{whose}", review)
         if answer and not answer["status"].get("allowed"):
             self._found.problems.append(
-                f"no permission{whose} to {access.title} in namespace {self._namespace!r}; ask for a Role with it"
+                f"no permission to {access.title} in namespace {self._namespace!r}{whose}; ask for a Role with it"
             )
 
     def _claims(self, pods: Sequence[Pod]) -> None:
