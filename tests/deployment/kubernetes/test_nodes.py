@@ -138,7 +138,8 @@ def test_sigterm_takes_it_away(server: JobSets):
 @pytest.mark.parametrize(("status", "words"), [(404, "install JobSet"), (403, "bind Role text2sql-nodes")])
 def test_a_cluster_that_makes_none(server: JobSets, status: int, words: str):
     server.errors["POST", "jobsets"] = status
-    assert str(outcome(server)).startswith(f"no JobSet can be made; {words}")
+    with pytest.raises(TrainingError, match=f"^no JobSet can be made; {words}"):
+        outcome(server)
 
 
 def test_what_a_killed_pod_has_left_makes_room(server: JobSets):
@@ -158,6 +159,23 @@ def test_a_pod_that_lives_is_not_robbed(server: JobSets):
     with pytest.raises(TrainingError, match="pod other-pod is training just this on JobSet text2sql-0a1b"):
         watch(server).make_room()
     assert "text2sql-0a1b" in server.objects[SPACE, "jobsets"]
+
+
+def test_of_two_that_begin_at_once_one_trains(server: JobSets):
+    late = watch(server)
+    late.make_room()
+    server.objects[SPACE, "jobsets"] = {"text2sql-0a1b": complete(template(), "text2sql-0a1b", ("other", "0"), WAITS)}
+    with pytest.raises(TrainingError, match="pod other is training just this"):
+        late.run(StopRequest())
+    assert "text2sql-0a1b" in server.objects[SPACE, "jobsets"], "it is not ours to take away"
+
+
+def test_an_answer_that_was_lost_does_not_matter(server: JobSets):
+    """The request is repeated, and the JobSet is there already."""
+    watched = watch(server)
+    watched.make_room()
+    server.objects[SPACE, "jobsets"] = {"text2sql-0a1b": complete(template(), "text2sql-0a1b", ("pod", "1"), QUIET)}
+    assert watched.run(StopRequest()) is None
 
 
 def test_the_size_of_a_job():
@@ -215,7 +233,7 @@ def test_the_losses_on_two_nodes_are_those_of_one_process(
 def test_what_a_process_said_is_raised(
     server: JobSets, tiny_model: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    said = "import json, pathlib, sys; [job] = pathlib.Path(sys.argv[1]).glob('*-job');"
+    said = "import json, pathlib, sys; [job] = pathlib.Path(sys.argv[1]).glob('text2sql-*');"
     said += "(job / 'error-1.json').write_text(json.dumps(['ModelError', 'no such model'])); sys.exit(1)"
     settings = tiny_settings(tiny_model, tmp_path)
     server.controller.programs = {0: WAITS, 1: [sys.executable, "-c", said, str(settings.training.checkpoint_dir)]}

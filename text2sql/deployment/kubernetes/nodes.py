@@ -77,14 +77,13 @@ def finetune_on_nodes(
     nodes, count = size_of(template, settings.training.processes)
     share_of_step(settings.training, nodes * count)
     name = f"text2sql-{fingerprint_of(splits, settings)}"
-    folder = settings.training.checkpoint_dir / f"{name}-job"
+    folder = settings.training.checkpoint_dir / f"{name}-{environment[UID]}"
     command = torchrun(folder, count, nodes, first=f"{name}-{NODE}-0-0.{name}")
     job = complete(template, name, (environment[POD], environment[UID]), command)
     watch = Watch(Cluster.connect(environment[NAMESPACE], patience=PATIENCE), job, pace, tell)
     with StopRequest() as stop:
         watch.make_room()
         with writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # of a pod that was killed
             folder.mkdir(parents=True)
         try:
             write_job(folder, splits, settings, folder / "adapter")
@@ -92,6 +91,8 @@ def finetune_on_nodes(
             trained = read_result(folder, silent)
             with writing(output):
                 shutil.copytree(trained.path, output)
+            for left in folder.parent.glob(f"{name}-*"):  # by pods that were killed
+                shutil.rmtree(left, ignore_errors=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return replace(trained, path=output)
@@ -148,24 +149,33 @@ class Watch:
         Raises:
             TrainingError: the pod is alive, or what is left does not go.
         """
-        there = self._cluster.get("JobSet", self._name)
-        if there is not None:
-            owner = there["metadata"]["ownerReferences"][0]
-            pod = self._cluster.get("Pod", owner["name"]) or {}
-            if pod.get("metadata", {}).get("uid") == owner["uid"] and pod["status"].get("phase") in ALIVE:
-                raise TrainingError(
-                    f"pod {owner['name']} is training just this on JobSet {self._name}; wait for it, or delete it"
-                )
-            self._tell(f"taking JobSet {self._name} away, whose pod {owner['name']} is gone")
+        if (owner := self._owner()) is not None:
+            pod = self._cluster.get("Pod", owner.get("name", "")) or {"metadata": {}, "status": {}}
+            if pod["metadata"].get("uid") == owner.get("uid") and pod["status"].get("phase") in ALIVE:
+                raise self._taken(owner)
+            self._tell(f"taking JobSet {self._name} away, whose pod {owner.get('name')} is gone")
             self._cluster.delete("JobSet", self._name)
         if not self._gone(self._grace + self._pace.told):
             raise TrainingError(f"pods of an earlier JobSet {self._name} do not end; delete them")
 
+    def _owner(self) -> Manifest | None:
+        """Of the JobSet of this name; None where there is no such JobSet."""
+        found = self._cluster.get("JobSet", self._name)
+        return None if found is None else (found["metadata"].get("ownerReferences") or [{}])[0]
+
+    def _taken(self, owner: Manifest) -> TrainingError:
+        who = f"pod {owner.get('name')} is training just this on JobSet {self._name}"
+        return TrainingError(f"{who}; wait for it, or delete it")
+
     def run(self, stop: StopRequest) -> TrainingError | None:
-        """Create it, wait for its end, and delete it; why it did not complete, or None where it did."""
+        """Create it, wait for its end, and delete it; why it did not complete, or None where it did.
+
+        Raises:
+            TrainingError: it cannot be created.
+        """
+        self._create()
         failure = None
         try:
-            self._create()
             while not self._completed(stop):
                 time.sleep(self._pace.poll)
         except TrainingError as error:
@@ -179,7 +189,10 @@ class Watch:
     def _create(self) -> None:
         self._begun = self._told_at = time.monotonic()
         try:
-            self._cluster.create(self._job)
+            if not self._cluster.create(self._job):  # another's, or ours: an answer may be lost on its way
+                owner = self._owner() or {}
+                if owner.get("uid") != self._job["metadata"]["ownerReferences"][0]["uid"]:
+                    raise self._taken(owner)
         except Refused as error:
             remedy = {403: PERMISSION, 404: NEEDED}.get(error.status)
             raise TrainingError(f"no JobSet can be made; {remedy}" if remedy else str(error)) from error
