@@ -34,10 +34,13 @@ class NodePod:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     ended_at: str = ""
+    told: bool = False
 
     def end(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        """SIGTERM, once, as a kubelet sends it."""
+        if self.process is not None and not self.told:
             self.process.send_signal(signal.SIGTERM)
+            self.told = True
 
     @property
     def phase(self) -> str:
@@ -116,9 +119,9 @@ class Controller:
     def _condition(found: dict[str, Any], kind: str, message: str) -> None:
         found["status"] = {"conditions": [{"type": kind, "status": "True", "message": message}]}
 
-    def log(self, name: str, query: dict[str, str]) -> str:
+    @staticmethod
+    def log(pod: NodePod, query: dict[str, str]) -> str:
         """With times that count lines; `sinceTime` loses what is below a second, and so gives all of them again."""
-        [pod] = [pod for pod in self.pods if pod.name == name]
         lines = pod.log.read_text().splitlines() if pod.log.exists() else []
         if "timestamps" in query:
             lines = [f"2026-01-01T00:00:00.{number:09d}Z {line}" for number, line in enumerate(lines)]
@@ -143,7 +146,8 @@ class JobSets(ApiServer):
                 return 404, {"message": "the server could not find the requested resource"}
             self.controller.step(self.objects.setdefault(("training", "jobsets"), {}))
             if parts[-1] == "log":
-                return 200, self.controller.log(parts[-2], query)
+                found = [pod for pod in self.controller.pods if pod.name == parts[-2]]
+                return (200, self.controller.log(found[0], query)) if found else (404, {"message": "not found"})
             if parts[-1] == "pods":
                 wanted = query["labelSelector"].removeprefix(f"{SET}=")
                 return 200, {"items": [pod.to_dict() for pod in self.controller.pods if pod.jobset == wanted]}
