@@ -50,7 +50,9 @@ def carry_out(request: Request) -> int:
     from stacks.place import find_place, planned_place, reachable
 
     if request.dry_run:
-        show_plan(request.pipeline, PIPELINES[request.pipeline].steps, settings, planned_place(request.stack))
+        planned = planned_place(request.stack)
+        planned.check(PIPELINES[request.pipeline].steps, settings)
+        show_plan(request.pipeline, PIPELINES[request.pipeline].steps, settings, planned)
         return 0
     place = find_place(request.stack)
     _check_place(request.pipeline, settings, place)

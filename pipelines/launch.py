@@ -143,6 +143,7 @@ def configure(
         description=f"Text-to-SQL, tuned from {settings.model.name}",
         tags=["text2sql"],
     )
+    place.check(names, settings)
     steps = {name: place.step_options(name) for name in names}
     if looks_first := names[0] == "detect_changes":  # where nothing is new, it leaves no empty version
         steps |= {name: {**steps[name], "model": model} for name in names[1:]}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from stacks.kubernetes import node_selector
+from stacks.kubernetes import account_of, node_selector
+from stacks.nodes import pod_of
 from text2sql.deployment.kubernetes.api import Cluster
+from text2sql.deployment.kubernetes.nodes import GROUP, NEEDED
 from text2sql.deployment.kubernetes.preflight import Access, Findings, Pod, preflight
 from text2sql.errors import StackError
 
 if TYPE_CHECKING:
-    from stacks.spec import StackFile
+    from stacks.spec import Resources, StackFile
 
 PATIENCE = 10.0
 """Seconds for a cluster that is busy or out of reach; nothing has begun yet."""
@@ -29,27 +32,49 @@ SCHEDULED = (
 )
 
 
-def pods_of(stack: StackFile, steps: Iterable[str]) -> list[Pod]:
+ON_NODES = (
+    *(Access(verb, "jobsets", "jobset.x-k8s.io") for verb in ("create", "get", "delete")),
+    *(Access(verb, "pods") for verb in ("get", "list")),
+    Access("get", "pods/log"),
+    Access("list", "events"),
+)
+"""What the pod of a step on several nodes does; Role text2sql-nodes of docs/kubernetes.md grants it."""
+
+
+def pods_of(stack: StackFile, steps: Sequence[str]) -> list[Pod]:
     """The pods of a run, as the preflight asks about them."""
     place = stack.orchestrator
     pods = [Pod("orchestrator", service_account=place.service_account)] if place.kind == "kubernetes" else []
     for step in steps:
-        resources = stack.of(step)
-        pods.append(
-            Pod(
-                step,
-                node_selector(resources, stack),
-                place.gpu_resource,
-                resources.gpus,
-                tuple(resources.volumes),
-                tuple((where.split("/")[0], where.split("/", 1)[1]) for where in resources.secrets.values()),
-                resources.service_account if place.kind == "kubernetes" else place.service_account,
-            )
-        )
+        pods.append(_pod(stack, step, pod_of(stack, step)))
+        if stack.of(step).nodes > 1:
+            pods.append(_pod(stack, f"{step} (node)", stack.of(step)))
     return pods
 
 
-def check_cluster(stack: StackFile, steps: Iterable[str], scheduled: bool = False) -> list[str]:
+def _pod(stack: StackFile, who: str, resources: Resources) -> Pod:
+    place = stack.orchestrator
+    return Pod(
+        who,
+        node_selector(resources, stack),
+        place.gpu_resource,
+        resources.gpus,
+        tuple(resources.volumes),
+        tuple((where.split("/")[0], where.split("/", 1)[1]) for where in resources.secrets.values()),
+        account_of(resources, stack),
+        many=resources.nodes > 1,
+    )
+
+
+def accesses(stack: StackFile, steps: Sequence[str], scheduled: bool) -> list[Access]:
+    """What will be done there, by who asks and by the pods that make JobSets."""
+    done = [*ACCESSES, *(SCHEDULED if scheduled else ())] if stack.orchestrator.kind == "kubernetes" else []
+    for account in {account_of(stack.of(step), stack) for step in steps if stack.of(step).nodes > 1} - {None}:
+        done += [replace(access, account=account) for access in ON_NODES]
+    return done
+
+
+def check_cluster(stack: StackFile, steps: Sequence[str], scheduled: bool = False) -> list[str]:
     """Ask the cluster, where it can be asked from here; what could not be asked, a line each.
 
     Raises:
@@ -60,10 +85,11 @@ def check_cluster(stack: StackFile, steps: Iterable[str], scheduled: bool = Fals
     client = cluster_client(place.context)
     if client is None:
         return ["the cluster was not asked beforehand: there is no context for it here"]
-    namespace = place.user_namespace or place.namespace
-    accesses = ACCESSES + (SCHEDULED if scheduled else ()) if place.kind == "kubernetes" else ()
-    cluster = Cluster(client, namespace, PATIENCE)
-    found: Findings = preflight(cluster, pods_of(stack, steps), accesses, place.nodes == "fixed")
+    cluster = Cluster(client, place.user_namespace or place.namespace, PATIENCE)
+    kinds = {GROUP: NEEDED} if any(stack.of(step).nodes > 1 for step in steps) else {}
+    found: Findings = preflight(
+        cluster, pods_of(stack, steps), accesses(stack, steps, scheduled), place.nodes == "fixed", kinds
+    )
     if found.problems:
         raise StackError("\n".join(found.problems))
     return found.notes

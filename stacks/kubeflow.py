@@ -9,8 +9,9 @@ import math
 import re
 from typing import Any
 
-from stacks.kubernetes import SHARED_MEMORY, node_selector
+from stacks.kubernetes import POD_FIELDS, SHARED_MEMORY, node_selector
 from stacks.spec import Resources, StackFile
+from text2sql.deployment.kubernetes.nodes import TEMPLATE
 from text2sql.deployment.kubernetes.syntax import parse_quantity
 
 _MEMORY = re.compile(r"[0-9]+([EPTGMK]i?)?")
@@ -34,6 +35,11 @@ def apply_resources(task: Any, resources: Resources, stack: StackFile) -> None:
     _placement(task, resources, stack)
     for name, value in resources.environment.items():
         task.set_env_variable(name=name, value=value)
+    if TEMPLATE in resources.environment:
+        from kfp import kubernetes
+
+        for name, path in POD_FIELDS.items():
+            kubernetes.use_field_path_as_env(task, env_name=name, field_path=path)
     if resources.retries:
         task.set_retry(num_retries=resources.retries)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from stacks.spec import Resources, StackFile
+from text2sql.deployment.kubernetes.nodes import NAMESPACE, POD, TEMPLATE, UID
 
 USER = 10001
 """Of the trainer image."""
@@ -23,6 +24,7 @@ POD_CONTEXT = {
 CONTAINER_CONTEXT = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 """What Pod Security "restricted" asks of a container besides."""
 SHARED_MEMORY = "shared-memory"
+POD_FIELDS = {POD: "metadata.name", UID: "metadata.uid", NAMESPACE: "metadata.namespace"}
 ORCHESTRATOR_MEMORY, ORCHESTRATOR_CPU = "512Mi", "100m"
 """Of the pod that starts the steps' Jobs and waits for them."""
 
@@ -47,9 +49,8 @@ def pipeline_settings(stack: StackFile) -> dict[str, Any]:
     return settings
 
 
-def step_settings(stack: StackFile, step: str) -> dict[str, Any]:
+def step_settings(stack: StackFile, resources: Resources) -> dict[str, Any]:
     """Settings of one step, for the key `orchestrator`."""
-    resources = stack.of(step)
     settings: dict[str, Any] = {"pod_settings": pod_settings(resources, stack)}
     if resources.service_account:
         settings["step_pod_service_account_name"] = resources.service_account
@@ -59,16 +60,14 @@ def step_settings(stack: StackFile, step: str) -> dict[str, Any]:
 def pod_settings(resources: Resources, stack: StackFile) -> dict[str, Any]:
     """The fields of ZenML's KubernetesPodSettings; their values are in Kubernetes' own spelling."""
     place = stack.orchestrator
-    volumes, mounts = _volumes(resources)
+    volumes, mounts = volumes_of(resources)
     settings: dict[str, Any] = {
         "resources": container_resources(resources, stack),
         "node_selectors": node_selector(resources, stack),
-        "tolerations": [
-            {key: value for key, value in t.model_dump().items() if value is not None} for t in resources.tolerations
-        ],
+        "tolerations": tolerations_of(resources),
         "volumes": volumes,
         "volume_mounts": mounts,
-        "env": _environment(resources) + _secrets(resources),
+        "env": environment_of(resources),
         # A Service called text2sql would set TEXT2SQL_PORT to its own address, which is a setting of ours.
         "additional_pod_spec_args": {"security_context": POD_CONTEXT, "enable_service_links": False},
     }
@@ -95,7 +94,18 @@ def node_selector(resources: Resources, stack: StackFile) -> dict[str, str]:
     return wanted
 
 
-def _volumes(resources: Resources) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def account_of(resources: Resources, stack: StackFile) -> str | None:
+    """The service account of a step's pod; on Kubeflow all pods have one."""
+    own = resources.service_account if stack.orchestrator.kind == "kubernetes" else None
+    return own or stack.orchestrator.service_account
+
+
+def tolerations_of(resources: Resources) -> list[dict[str, Any]]:
+    return [{key: value for key, value in t.model_dump().items() if value is not None} for t in resources.tolerations]
+
+
+def volumes_of(resources: Resources) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Volumes of the pod, and where its container mounts them."""
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
     for number, (claim, path) in enumerate(resources.volumes.items()):
@@ -108,12 +118,12 @@ def _volumes(resources: Resources) -> tuple[list[dict[str, Any]], list[dict[str,
     return volumes, mounts
 
 
-def _environment(resources: Resources) -> list[dict[str, Any]]:
-    return [{"name": name, "value": value} for name, value in resources.environment.items()]
-
-
-def _secrets(resources: Resources) -> list[dict[str, Any]]:
-    return [
-        {"name": variable, "valueFrom": {"secretKeyRef": {"name": where.split("/")[0], "key": where.split("/", 1)[1]}}}
-        for variable, where in resources.secrets.items()
-    ]
+def environment_of(resources: Resources) -> list[dict[str, Any]]:
+    """Of the container; a pod that makes a JobSet knows who it is."""
+    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in resources.environment.items()]
+    for variable, where in resources.secrets.items():
+        secret, _, key = where.partition("/")
+        found.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+    if TEMPLATE in resources.environment:
+        found += [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in POD_FIELDS.items()]
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 
 from stacks import kubernetes
 from stacks.files import LOCAL, has_file, read_stack, shipped
+from stacks.nodes import check_settings, pod_of
 from stacks.spec import StackFile
+from text2sql.config import Settings
 from text2sql.errors import StackError
 from text2sql.inputs import PROJECT
 from text2sql.progress import working
@@ -45,7 +47,8 @@ class Place:
         resources = self.file.of(step)
         parts = [f"{resources.gpus} × {resources.gpu_type or 'GPU'}" if resources.gpus else ""]
         parts += [f"{resources.cpu} cores" if resources.cpu else "", f"{resources.memory}" if resources.memory else ""]
-        return "; ".join(part for part in (", ".join(filter(None, parts)), resources.needs) if part)
+        many = f"{resources.nodes} nodes of " if resources.nodes > 1 else ""
+        return "; ".join(part for part in (many + ", ".join(filter(None, parts)), resources.needs) if part)
 
     def pipeline_options(self) -> dict[str, Any]:
         """ZenML settings of the whole pipeline."""
@@ -58,13 +61,18 @@ class Place:
             orchestrator = {"stack": whole}
         return {"settings": {"orchestrator": orchestrator, "docker": docker(str(self.file.image))}}
 
+    def check(self, steps: Sequence[str], settings: Settings) -> None:
+        """Raises StackError where these settings cannot work there."""
+        if self.file is not None:
+            check_settings(self.file, steps, settings)
+
     def step_options(self, step: str) -> dict[str, Any]:
         """ZenML settings of one step."""
         if self.file is None or not self.file.is_remote:
             return {}
-        resources = self.file.of(step)
+        resources = pod_of(self.file, step)
         if self.file.orchestrator.kind == "kubernetes":
-            orchestrator = kubernetes.step_settings(self.file, step)
+            orchestrator = kubernetes.step_settings(self.file, resources)
         else:
             orchestrator = {"resources": resources.model_dump(mode="json", exclude_unset=True)}
         settings: dict[str, Any] = {"orchestrator": orchestrator}

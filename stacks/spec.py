@@ -71,6 +71,10 @@ class Toleration(Section):
         return []
 
 
+SPREAD = "finetune"
+"""The step that may run on several nodes."""
+
+
 class Resources(Section):
     """What one step needs where it runs."""
 
@@ -78,6 +82,8 @@ class Resources(Section):
     """For people; --dry-run shows it."""
     gpus: NonNegativeInt = 0
     """GPUs, whole ones: requests equal limits."""
+    nodes: PositiveInt = 1
+    """finetune: pods that train together, each with all that is said here; they need JobSet in the cluster."""
     gpu_type: LabelValue | None = None
     """Value of the nodes' label orchestrator.gpu_label, e.g. NVIDIA-A10G; any GPU where it is left out."""
     cpu: Quantity | None = None
@@ -224,6 +230,8 @@ class StackFile(Section):
         """What each part allows alone and the whole does not, a line each."""
         found = [f"orchestrator: {problem}" for problem in self.orchestrator.contradictions()]
         found += [f"defaults: {problem}" for problem in self.defaults.contradictions()]
+        for name in ("defaults", *self.steps):
+            found += [f"{name if name == 'defaults' else f'steps.{name}'}: {p}" for p in self._on_nodes(name)]
         for name in self.steps:
             wrong = [p for p in self.of(name).contradictions() if p not in self.defaults.contradictions()]
             found += [f"steps.{name}: {problem}" for problem in wrong]
@@ -236,3 +244,16 @@ class StackFile(Section):
                 if getattr(self, key) is None:
                     found.append(f"{key}: a {self.orchestrator.kind} stack needs one: {remedy}")
         return found
+
+    def _on_nodes(self, name: str) -> list[str]:
+        """What is wrong with several nodes, a line each."""
+        nodes = self.defaults.nodes if name == "defaults" else self.steps[name].nodes
+        if nodes == 1:
+            return []
+        if name != SPREAD:
+            return [f"nodes {nodes}: {SPREAD} alone runs on several nodes"]
+        if not self.is_remote:
+            return [f"nodes {nodes}: a local stack has one; leave it out, or take a stack of a cluster"]
+        if not self.of(name).volumes:
+            return [f"nodes {nodes} without a volume: rows and checkpoints lie on one that all mount; set volumes"]
+        return []

@@ -47,12 +47,13 @@ class ApiServer:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, method: str, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+    def answer(self, method: str, path: str, body: Any) -> tuple[int, dict[str, Any] | str]:
+        """Status, and an object or a text."""
         self.requests.append((method, path))
         path, _, query = path.partition("?")
         if path in self.kinds:
             return 200, {"resources": self.kinds[path]}
-        if path.endswith("/selfsubjectaccessreviews"):
+        if path.endswith("subjectaccessreviews"):
             asked = body["spec"]["resourceAttributes"]
             allowed = (asked["verb"], asked["resource"]) not in self.denied
             return 201, {**body, "status": {"allowed": allowed}}
@@ -96,11 +97,11 @@ class ApiServer:
                 length = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(length)) if length else None
                 status, answer = owner.answer(self.command, self.path, body)
-                data = json.dumps(answer).encode()
+                data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
-                if warning := owner.warnings.get(str(answer.get("kind"))):
+                if not isinstance(answer, str) and (warning := owner.warnings.get(str(answer.get("kind")))):
                     self.send_header("Warning", f'299 - "{warning}"')
                 self.end_headers()
                 self.wfile.write(data)

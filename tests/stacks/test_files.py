@@ -112,6 +112,22 @@ def test_what_does_not_go_together_at_once():
     ]
 
 
+def test_nodes_where_there_cannot_be_several():
+    two = {"nodes": 2, "volumes": {"work": "/work"}}
+    assert problems(defaults=two) == ["defaults: nodes 2: finetune alone runs on several nodes"]
+    assert problems(steps={"merge": two, "finetune": {"nodes": 2}}) == [
+        "steps.merge: nodes 2: finetune alone runs on several nodes",
+        "steps.finetune: nodes 2 without a volume: rows and checkpoints lie on one that all mount; set volumes",
+    ]
+    assert problems(orchestrator={"kind": "local"}, steps={"finetune": two}) == [
+        "steps.finetune: nodes 2: a local stack has one; leave it out, or take a stack of a cluster"
+    ]
+    assert problems(steps={"finetune": {**two, "nodes": 0}}) == [
+        "steps.finetune.nodes = 0: Input should be greater than 0"
+    ]
+    assert parse_stack({**REMOTE, "steps": {"finetune": two}}, "f.yaml").of("finetune").nodes == 2
+
+
 def test_two_ways_to_the_kfp_api():
     [line] = problems(orchestrator={"kind": "kubeflow", "context": "c", "host": "http://kfp"})
     assert line == "orchestrator: context and host are two ways to the KFP API; leave one out"

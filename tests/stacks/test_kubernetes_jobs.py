@@ -159,7 +159,7 @@ def test_restricted_namespaces_take_the_pods_though_zenml_writes_null_fields_bes
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert "container_security_context" not in step_settings(stack, "finetune")["pod_settings"]
+    assert "container_security_context" not in step_settings(stack, stack.of("finetune"))["pod_settings"]
 
     from kubernetes import client
     from zenml.integrations.kubernetes.manifest_utils import build_pod_manifest

@@ -104,7 +104,7 @@ class TrainingSection(Section):
     save_total_limit: PositiveInt = 2
     """Checkpoints kept."""
     processes: PositiveInt | None = None
-    """Processes that share each step on this machine; null: one a GPU."""
+    """Processes that share each step on a machine; null: one a GPU."""
     checkpoint_dir: Path = Path(".checkpoints")
     """Where checkpoints live until the run is done; a persistent volume in a cluster."""
     seed: Seed = 42

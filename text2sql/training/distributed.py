@@ -1,7 +1,8 @@
 """One training in several processes: who is first, what all agree on, and how torchrun starts them.
 
 torchrun tells each process its place in the environment (RANK, LOCAL_RANK, WORLD_SIZE); without it there is one
-process, and everything here does nothing. Gradients are averaged by DDP over NCCL on GPUs and gloo on CPUs.
+process, and everything here does nothing. Gradients are averaged by DDP over NCCL on GPUs and gloo on CPUs. On several
+machines a torchrun is started on each; they share the folder of the job and training.checkpoint_dir.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,9 @@ from text2sql.progress import working
 if TYPE_CHECKING:
     from text2sql.training.finetune import TrainedAdapter
 
+STOP_SECONDS = 600
+"""What torchrun gives processes that were asked to stop; a pod's grace period ends before that."""
+
 
 def processes() -> int:
     """How many train together."""
@@ -38,7 +43,11 @@ def processes() -> int:
 
 def is_first() -> bool:
     """Whether this one writes files and talks to people."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return _rank() == 0
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
 
 
 def join() -> None:
@@ -110,18 +119,31 @@ def launch(splits: DatasetDict, settings: Settings, output: Path, count: int) ->
     SIGTERM to this process is handed on, so that the others save a checkpoint and stop.
     """
     with tempfile.TemporaryDirectory(prefix="text2sql-job-") as folder:
-        job = Path(folder)
-        write_job(job, splits, settings, output)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        write_job(Path(folder), splits, settings, output)
         environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)), **os.environ}
-        process = subprocess.Popen([*command, "-m", "text2sql.training.distributed", folder], env=environment)
+        process = subprocess.Popen(torchrun(Path(folder), count), env=environment)
         previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()
         finally:
             signal.signal(signal.SIGTERM, previous)
             process.kill()
-        return read_result(job, code)
+        silent = f"the training processes ended with code {code} and left no result; their output says why"
+        return read_result(Path(folder), TrainingError(silent))
+
+
+def torchrun(job: Path, count: int, nodes: int = 1, first: str = "", port: int = 29500) -> list[str]:
+    """The command that starts `count` processes of a job on this machine.
+
+    Args:
+        nodes: machines; each runs this command, with its number, from 0, in the environment as PET_NODE_RANK.
+        first: address of number 0, where `port` is free.
+    """
+    meeting = (
+        [f"--nnodes={nodes}", f"--master-addr={first}", f"--master-port={port}"] if nodes > 1 else ["--standalone"]
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", *meeting, f"--nproc-per-node={count}"]
+    return [*command, f"--shutdown-timeout={STOP_SECONDS}", "-m", "text2sql.training.distributed", str(job)]
 
 
 def write_job(job: Path, splits: DatasetDict, settings: Settings, output: Path) -> None:
@@ -141,25 +163,34 @@ def run_job(job: Path) -> None:
     try:
         trained = finetune(splits, settings, output=output)
     except Text2SQLError as error:
-        (job / "error.json").write_text(json.dumps([type(error).__name__, str(error)]), encoding="utf-8")
+        _leave_error(job, type(error).__name__, str(error))
         raise SystemExit(1) from None
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        _leave_error(job, "TrainingError", f"process {_rank()} on {socket.gethostname()} failed: {why}")
+        raise
     if is_first():
         (job / "trained.json").write_text(json.dumps({**asdict(trained), "path": str(trained.path)}), encoding="utf-8")
 
 
-def read_result(job: Path, code: int) -> TrainedAdapter:
-    """What the processes of a job that ended with `code` have left.
+def _leave_error(job: Path, kind: str, message: str) -> None:
+    (job / f"error-{_rank()}.json").write_text(json.dumps([kind, message]), encoding="utf-8")
+
+
+def read_result(job: Path, silent: TrainingError) -> TrainedAdapter:
+    """What the processes of a job have left.
 
     Raises:
-        Text2SQLError: as one of them raised it; TrainingError when they were ended without a word.
+        Text2SQLError: as the first of them that failed raised it, for the others fail because of that one; `silent`
+            when they were ended without a word.
     """
     from text2sql.training.finetune import TrainedAdapter
 
-    if (job / "error.json").is_file():
-        name, message = json.loads((job / "error.json").read_text(encoding="utf-8"))
+    if said := sorted(job.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns):
+        name, message = json.loads(said[0].read_text(encoding="utf-8"))
         raise getattr(errors, name)(message)
     if not (job / "trained.json").is_file():
-        raise TrainingError(f"the training processes ended with code {code} and left no result; their output says why")
+        raise silent
     found = json.loads((job / "trained.json").read_text(encoding="utf-8"))
     return TrainedAdapter(**{**found, "path": Path(found["path"])})
 

@@ -75,8 +75,7 @@ def finetune(
     training = settings.training
     optimizer = choose_optimizer(training.optim, torch.cuda.is_available())
     tokenizer = load_tokenizer(settings.model)
-    run = fingerprint(settings, (row for name in ("train", "validation") for row in _texts(splits, name)))
-    store = CheckpointStore(training.checkpoint_dir / run, training.save_total_limit)
+    store = CheckpointStore(training.checkpoint_dir / fingerprint_of(splits, settings), training.save_total_limit)
     with first_alone():
         train, left_out = tokenize(splits["train"], tokenizer, training.max_length, store.folder / f"train{SUFFIX}")
     if len(train) == 0:
@@ -143,6 +142,11 @@ def _validation_rows(
     encoded, _ = tokenize(rows, tokenizer, training.max_length)
     by_length = sorted(range(len(encoded)), key=encoded["length"][:].__getitem__)
     return encoded.select(by_length) if by_length else None
+
+
+def fingerprint_of(splits: DatasetDict, settings: Settings) -> str:
+    """Of a training: equal where a checkpoint of the one would do for the other."""
+    return fingerprint(settings, (row for name in ("train", "validation") for row in _texts(splits, name)))
 
 
 def _texts(splits: DatasetDict, name: str) -> Iterator[dict[str, str]]:

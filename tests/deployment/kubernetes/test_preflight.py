@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,42 @@ def test_a_cluster_that_is_not_there():
     server.close()
     with pytest.raises(DeploymentError, match="does not answer in .*check the context of your kubeconfig"):
         preflight(gone, [])
+
+
+JOBSETS = {"jobset.x-k8s.io/v1alpha2": "install JobSet"}
+MAKES = Access("create", "jobsets", "jobset.x-k8s.io", account="pipelines")
+
+
+def test_a_kind_that_the_cluster_does_not_know(server: ApiServer):
+    assert problems(server, kinds=JOBSETS) == ["the cluster does not know jobset.x-k8s.io/v1alpha2; install JobSet"]
+    server.kinds["/apis/jobset.x-k8s.io/v1alpha2"] = []
+    assert problems(server, kinds=JOBSETS) == []
+
+
+def test_what_a_pod_will_do_is_asked_for_its_account(server: ApiServer):
+    assert problems(server, accesses=(MAKES,)) == []
+    assert ("POST", f"/apis/authorization.k8s.io/v1/namespaces/{SPACE}/localsubjectaccessreviews") in server.requests
+    server.denied.add(("create", "jobsets"))
+    assert problems(server, accesses=(MAKES,)) == [
+        (
+            "no permission to create jobsets.jobset.x-k8s.io in namespace 'training' for service account pipelines; "
+            "ask for a Role with it"
+        )
+    ]
+
+
+def test_several_nodes_write_to_one_claim(server: ApiServer):
+    nodes = replace(FINETUNE, who="finetune (node)", many=True)
+    claim = server.objects[SPACE, "persistentvolumeclaims"]["work"]
+    claim["spec"] = {"accessModes": ["ReadWriteMany"]}
+    assert problems(server, FINETUNE, nodes) == []
+    claim["spec"] = {"accessModes": ["ReadWriteOnce"]}
+    assert problems(server, FINETUNE, nodes) == [
+        (
+            "finetune (node): PersistentVolumeClaim 'work' is ReadWriteOnce, and several nodes write to it; "
+            "make one with ReadWriteMany"
+        )
+    ]
 
 
 def test_what_a_namespace_lacks(bare: Place):

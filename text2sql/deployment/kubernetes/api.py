@@ -10,7 +10,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
@@ -34,6 +34,7 @@ KINDS = {
     "Pod": "/api/v1/namespaces/{}/pods",
     "Event": "/api/v1/namespaces/{}/events",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
+    "JobSet": "/apis/jobset.x-k8s.io/v1alpha2/namespaces/{}/jobsets",
 }
 PASSING = (429, 500, 502, 503, 504)
 """A server that is busy or not well; asked again."""
@@ -167,6 +168,16 @@ class Cluster:
         query = {"container": container, "previous": str(previous).lower(), "tailLines": str(lines)}
         answer = self._once("GET", f"{self._path('Pod')}/{pod}/log", query | {"limitBytes": "65536"}, None, JSON)
         return answer.body.decode("utf-8", "replace") if isinstance(answer, Answer) and answer.ok else ""
+
+    def log_after(self, pod: str, container: str, stamp: str) -> Sequence[tuple[str, str]]:
+        """Time and text of the lines of a container's log after the one of time `stamp`; the first of all where that
+        is "". Nothing where it has none yet, or cannot be read now."""
+        query = {"container": container, "timestamps": "true", "limitBytes": "1048576"}
+        query |= {"sinceTime": stamp} if stamp else {}  # on its way to the node it loses all below a second
+        answer = self._once("GET", f"{self._path('Pod')}/{pod}/log", query, None, JSON)
+        text = answer.body.decode("utf-8", "replace") if isinstance(answer, Answer) and answer.ok else ""
+        lines = (line.partition(" ") for line in text.splitlines())
+        return [(time, words) for time, _, words in lines if time > stamp]
 
     def ask(
         self,

@@ -58,15 +58,29 @@ def lint(documents: Sequence[Manifest], *, restricted: bool | None = None, whole
         restricted = any(_labels(d).get("pod-security.kubernetes.io/enforce") == "restricted" for d in documents)
     problems = []
     for document in documents:
-        found = [*_object(document)]
-        if document.get("kind") in TEMPLATES:
-            path = TEMPLATES[document["kind"]]
-            pod = PodSpec(".".join((*path, "spec")), _at(document, path).get("spec") or {})
-            found += [*pod_problems(pod), *(restricted_problems(pod) if restricted else ())]
+        found = [*_object(document), *_pods(document, restricted)]
+        for path, job in _jobs_of(document):
+            inner = [*_policy(job), *_pods(job, restricted)]
+            found += [(f"{path}.{below}", words) for below, words in inner]
         problems += [Problem(_name(document), path, words) for path, words in found]
     if whole:
         problems += [Problem(_name(document), path, words) for document, path, words in reference_problems(documents)]
     return problems
+
+
+def _pods(document: Manifest, restricted: bool) -> Found:
+    if document.get("kind") in TEMPLATES:
+        path = TEMPLATES[document["kind"]]
+        pod = PodSpec(".".join((*path, "spec")), _at(document, path).get("spec") or {})
+        yield from pod_problems(pod)
+        yield from restricted_problems(pod) if restricted else ()
+
+
+def _jobs_of(document: Manifest) -> Iterator[tuple[str, Manifest]]:
+    """The Jobs that a JobSet makes, and where they stand."""
+    if document.get("kind") == "JobSet":
+        for job in document["spec"].get("replicatedJobs") or ():
+            yield f"spec.replicatedJobs[{job.get('name')}].template", {"kind": "Job", **job["template"]}
 
 
 def _object(document: Manifest) -> Found:
@@ -82,6 +96,11 @@ def _object(document: Manifest) -> Found:
         for key, value in (document["spec"]["selector"].get("matchLabels") or {}).items():
             if labels.get(key) != value:
                 yield "spec.selector.matchLabels", f"{key}={value} is not among the labels of its own pods"
+    yield from _policy(document)
+
+
+def _policy(document: Manifest) -> Found:
+    kind = document.get("kind", "")
     if kind in TEMPLATES and kind != "Pod":
         policy = _at(document, (*TEMPLATES[kind], "spec")).get("restartPolicy", "Always")
         if (policy == "Always") == (kind in RUN_TO_END):

@@ -45,7 +45,7 @@ def pods_of(deployment: Manifest) -> list[Pod]:
     claims = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
     secrets = [(name, key) for kind, name, key in _references(spec) if kind == "secret"]
     configs = [name for kind, name, _ in _references(spec) if kind == "configMap"]
-    devices = _devices(spec) or {"nvidia.com/gpu": 0}
+    found = devices(spec) or {"nvidia.com/gpu": 0}
     return [
         Pod(
             f"Deployment {deployment['metadata']['name']}",
@@ -57,11 +57,11 @@ def pods_of(deployment: Manifest) -> list[Pod]:
             spec.get("serviceAccountName"),
             configs,
         )
-        for device, count in devices.items()
+        for device, count in found.items()
     ]
 
 
-def _devices(spec: Manifest) -> dict[str, int]:
+def devices(spec: Manifest) -> dict[str, int]:
     """GPUs and their like, of all containers that run beside each other."""
     sidecars = [one for one in spec.get("initContainers") or () if one.get("restartPolicy") == "Always"]
     found: dict[str, int] = {}

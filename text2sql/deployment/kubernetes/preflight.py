@@ -15,6 +15,8 @@ from text2sql.deployment.kubernetes.syntax import parse_quantity
 from text2sql.errors import DeploymentError
 
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+REVIEWS_OF_OTHERS = "/apis/authorization.k8s.io/v1/namespaces/{}/localsubjectaccessreviews"
+NO_KINDS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Access:
     group: str = ""
     name: str = ""
     """Of the one object that it is done to; empty: of any."""
+    account: str | None = None
+    """The service account that does it; None: who asks."""
 
     @property
     def title(self) -> str:
@@ -47,6 +51,8 @@ class Pod:
     service_account: str | None = None
     configs: Sequence[str] = ()
     """ConfigMaps."""
+    many: bool = False
+    """Whether several of these run at once, on nodes of their own, and write to the same claims."""
 
 
 @dataclass
@@ -58,17 +64,22 @@ class Findings:
 
 
 def preflight(
-    cluster: Cluster, pods: Sequence[Pod], accesses: Sequence[Access] = (), fixed_nodes: bool = True
+    cluster: Cluster,
+    pods: Sequence[Pod],
+    accesses: Sequence[Access] = (),
+    fixed_nodes: bool = True,
+    kinds: Mapping[str, str] = NO_KINDS,
 ) -> Findings:
     """Ask the cluster about everything that the pods need and the caller will do in its namespace.
 
     Args:
+        kinds: groups with their versions that it must know beyond its own, and what brings each.
         fixed_nodes: whether the nodes that are there are all that will be; an autoscaler may have none at the moment.
 
     Raises:
         DeploymentError: the cluster cannot be reached, or does not know the caller.
     """
-    return _Questions(cluster).all(pods, accesses, fixed_nodes)
+    return _Questions(cluster).all(pods, accesses, fixed_nodes, kinds)
 
 
 class _Questions:
@@ -77,9 +88,14 @@ class _Questions:
         self._namespace = cluster.namespace
         self._found = Findings()
 
-    def all(self, pods: Sequence[Pod], accesses: Sequence[Access], fixed_nodes: bool) -> Findings:
+    def all(
+        self, pods: Sequence[Pod], accesses: Sequence[Access], fixed_nodes: bool, kinds: Mapping[str, str]
+    ) -> Findings:
         if not self._namespace_is_there():
             return self._found
+        for group, remedy in kinds.items():
+            if self._ask(f"/apis/{group}", group) is None:
+                self._found.problems.append(f"the cluster does not know {group}; {remedy}")
         for access in accesses:
             self._may(access)
         self._claims(pods)
@@ -125,15 +141,22 @@ class _Questions:
         resource, _, subresource = access.resource.partition("/")
         attributes = {"namespace": self._namespace, "verb": access.verb, "group": access.group, "name": access.name}
         attributes |= {"resource": resource, "subresource": subresource}
-        review = {
+        review: Manifest = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {key: value for key, value in attributes.items() if value}},
         }
-        answer = self._ask(REVIEWS, "permissions", review)
+        path, whose = REVIEWS, ""
+        if access.account is not None:
+            path, whose = REVIEWS_OF_OTHERS.format(self._namespace), f" for service account {access.account}"
+            review |= {"kind": "LocalSubjectAccessReview", "metadata": {"namespace": self._namespace}}
+            review["spec"]["user"] = f"system:serviceaccount:{self._namespace}:{access.account}"
+            groups = ["system:serviceaccounts", f"system:serviceaccounts:{self._namespace}", "system:authenticated"]
+            review["spec"]["groups"] = groups
+        answer = self._ask(path, f"permissions{whose}", review)
         if answer and not answer["status"].get("allowed"):
             self._found.problems.append(
-                f"no permission to {access.title} in namespace {self._namespace!r}; ask for a Role with it"
+                f"no permission to {access.title} in namespace {self._namespace!r}{whose}; ask for a Role with it"
             )
 
     def _claims(self, pods: Sequence[Pod]) -> None:
@@ -145,6 +168,14 @@ class _Questions:
                 )
             elif (found.get("status") or {}).get("phase") == "Lost":
                 self._found.problems.append(f"{who}: PersistentVolumeClaim {claim!r} has lost its volume")
+        for claim, who in _users((claim, pod.who) for pod in pods if pod.many for claim in pod.claims):
+            found = self._named("persistentvolumeclaims", claim, "volume claims")
+            modes = ((found or {}).get("spec") or {}).get("accessModes") or ["ReadWriteMany"]
+            if "ReadWriteMany" not in modes:
+                self._found.problems.append(
+                    f"{who}: PersistentVolumeClaim {claim!r} is {', '.join(modes)}, and several nodes write to it; "
+                    "make one with ReadWriteMany"
+                )
 
     def _secrets(self, pods: Sequence[Pod]) -> None:
         wanted = (((secret, key), pod.who) for pod in pods for secret, key in pod.secrets)
