@@ -149,7 +149,7 @@ class Service:
         self, question: str, schema: str, options: Options, usage: Usage, record: Record
     ) -> list[tuple[Answer, FinishReason]]:
         """`options.n` completions, each judged and, where it fails, repaired once. Raises as `answer`."""
-        await self.usable(schema)
+        await self.usable(schema, "messages")
         asking = Asking(self, [options], usage)
         template = self.served.recipe.prompt_template
         texts = await asking.ask(render_prompt(template, schema, question), options.n)
@@ -245,10 +245,10 @@ class Service:
         await self.usable(schema)
         return schema
 
-    async def usable(self, schema: str) -> None:
-        """A schema that the guard cannot use would cost two generations and give no answer."""
+    async def usable(self, schema: str, param: str = "schema_text") -> None:
+        """A schema that the guard cannot use would cost two generations and give no answer; `param` is where it came."""
         for fault in (await self.guard.check("SELECT 1", schema)).reasons:
-            raise Problem(422, "schema_unusable", fault.message, param="schema_text")
+            raise Problem(422, "schema_unusable", fault.message, param=param)
 
     async def _run(self, where: str, sql: str) -> Cells:
         return await self.guard.run(where, sql, Limits(self.settings.query_seconds, self.settings.query_rows))
