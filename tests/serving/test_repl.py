@@ -327,6 +327,19 @@ def test_nothing_invalid_goes_out(tmp_path: Path):
     assert piped("", tmp_path, FORCE_COLOR="1").stderr.count("\x1b") == 0
 
 
+def test_what_is_not_utf_8_is_refused_and_the_rest_answered(tmp_path: Path):
+    done = subprocess.run(
+        scripted(), input=f"{SINGERS}\nWer ist ".encode() + b"\xe4lter?\nCREATE TABLE \xe4 (a INT)\nWho is older?\n",
+        capture_output=True, cwd=ROOT, env=environment(tmp_path, PYTHONIOENCODING="utf-8:strict"), timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == b"SELECT name FROM singer WHERE age > 30;\n"
+    said = done.stderr.decode()
+    assert said.count("error: ") == 2
+    assert "Traceback" not in said
+
+
 def test_ctrl_c_in_a_pipe_ends_all(tmp_path: Path):
     process = subprocess.Popen(
         scripted(seconds=30), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -366,6 +379,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path):
         ("a\rb\x08\x07\x00\x7f", r"a\rb\x08\x07\x00\x7f"),
         ("\u202eabc\u2066\u200b\ufeff", r"\u202eabc\u2066\u200b\ufeff"),
         ("\ud800", r"\ud800"),
+        ("a\U000e0041", r"a\U000e0041"),
     ],
 )
 def test_what_a_terminal_would_obey_is_written_out(text: str, shown: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ class Lines(Iterator[str]):
             self._prompt = f"\x01\x1b[1;36m\x02{_PROMPT}\x01\x1b[0m\x02"
 
     def __enter__(self) -> Self:
+        if isinstance(sys.stdin, io.TextIOWrapper):  # file names need not be UTF-8; a question that is not is refused
+            sys.stdin.reconfigure(errors="surrogateescape")
         if self._interactive and self._screen.on_terminal:
             with contextlib.suppress(ImportError):
                 import readline
