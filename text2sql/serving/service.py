@@ -246,7 +246,11 @@ class Service:
         return schema
 
     async def usable(self, schema: str, param: str = "schema_text") -> None:
-        """A schema that the guard cannot use would cost two generations and give no answer; `param` is where it came."""
+        """A schema that the guard cannot use would cost two generations and give no answer.
+
+        Raises:
+            Problem: 422, of the field `param`.
+        """
         for fault in (await self.guard.check("SELECT 1", schema)).reasons:
             raise Problem(422, "schema_unusable", fault.message, param=param)
 
