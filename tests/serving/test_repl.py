@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import fcntl
+import glob
 import io
+import itertools
 import json
 import os
 import re
@@ -19,11 +21,13 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.serving.api import SINGERS
-from text2sql.serving.screen import inert
+from text2sql.serving.lines import Lines
+from text2sql.serving.screen import Screen, inert
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = """
@@ -265,6 +269,20 @@ def test_what_was_typed_is_remembered_by_the_next_session(tmp_path: Path):
     assert path.stat().st_mode & 0o077 == 0
     assert "secret" not in path.read_text()
     assert "secret" not in it.text
+
+
+def test_a_folder_is_looked_through_once_for_a_tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for i in range(20):
+        (tmp_path / f"{i:02}.sql").touch()
+    looked: list[str] = []
+    search = glob.glob
+    monkeypatch.setattr(glob, "glob", lambda pattern: looked.append(pattern) or search(pattern))
+    lines = Lines(Screen(io.StringIO(), io.StringIO(), {}, streams=False), interactive=True)
+    lines._readline = SimpleNamespace(get_begidx=lambda: len("/schema "))
+    states = itertools.count()
+    found = list(iter(lambda: lines._complete(f"{tmp_path}/", next(states)), None))
+    assert found == [f"{tmp_path}/{i:02}.sql" for i in range(20)]
+    assert len(looked) == 1
 
 
 def test_nobody_gets_colours_who_wants_none(tmp_path: Path, database: Path):
