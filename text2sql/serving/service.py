@@ -39,6 +39,8 @@ Tell = Callable[[str], None]
 SPREAD = 0.8
 """Temperature of the candidates beyond the first."""
 _DESCRIBED_SECONDS = 10.0
+_UPLOADS = 16
+"""Files that are received at once, each of up to max_upload_bytes in memory."""
 _GUARD_PATIENCE = 10.0
 """Seconds that an answer waits for a guard process, where a request has time for that."""
 
@@ -50,6 +52,7 @@ class Service:
         self.settings, self.served = settings, served
         self.guard = GuardPool(settings.guard_processes, min(_GUARD_PATIENCE, settings.request_timeout / 2))
         self.places = Places(settings.max_in_flight)
+        self.uploads = Places(_UPLOADS, "files")
         self.metrics = Metrics(served.engine, self.places)
         self.draining = False
         self.started = False
