@@ -133,6 +133,16 @@ def test_a_models_life_in_production(call: Callable[..., Result], port: int, wor
     assert version_that_answers(port) == "1"
     assert zenml_client.get_model_version(NAME, "production").number == 1
 
+    kept = [path for path in (workdir / "state").rglob("model.safetensors") if path.read_bytes() == intact]
+    for path in kept:  # what a rollback would go back to now
+        flip(path)
+    unsound = call("--rollback")
+    assert unsound.exit_code == 1, unsound.output
+    assert "version 3 is damaged or gone" in error(unsound)
+    assert version_that_answers(port) == "1"
+    for path in kept:
+        path.write_bytes(intact)
+
     status = call("--pipeline", "status")
     assert status.exit_code == 0, status.output
     assert re.search(r"live +version 1, up, live since 20\d\d-.*, transformers", status.stdout)

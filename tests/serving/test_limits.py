@@ -161,6 +161,23 @@ def test_slow_body_is_not_waited_for(server: Running):
     assert code_of(answer) == (408, "slow_request")
 
 
+def test_files_are_received_a_bounded_number_at_a_time(server: Running):
+    """Each may take megabytes of memory before a question's place is asked for."""
+    uploads = server.app.state.service.uploads
+    head = HEAD.replace(b"/generate", b"/schema?name=x.sql").replace(b"json", b"octet-stream")
+    with contextlib.ExitStack() as stack, server.client() as client:
+        for _ in range(uploads.limit):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            connection.sendall(head + b"Content-Length: 100\r\n\r\n")
+        until(lambda: uploads.taken == uploads.limit)
+        refused = client.post("/schema", files={"file": ("x.sql", SINGERS)})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+        assert refused.headers["Retry-After"] == "1"
+        assert client.post("/generate", json=asked()).status_code == 200
+        until(lambda: uploads.taken == 0)
+        assert client.post("/schema", files={"file": ("x.sql", SINGERS)}).status_code == 200
+
+
 def test_answer_that_takes_too_long_is_a_504(server: Running, engine: ScriptedEngine):
     engine.seconds = 10
     with server.client() as client:

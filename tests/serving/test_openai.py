@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import openai
@@ -80,6 +81,30 @@ def test_schema_may_stand_in_the_question(client: openai.OpenAI, server: tuple[R
     assert found.choices[0].text2sql["valid"]
     prompt = server[0].engine.prompts[-1]
     assert prompt.index(SINGERS) < prompt.index("How many singers?")
+
+
+def test_schema_may_stand_in_the_question_below_a_system_message_without_one(
+    client: openai.OpenAI, server: tuple[Running, str]
+):
+    system = {"role": "system", "content": "You write SQL."}
+    content = f"{SINGERS};\nHow many singers?"
+    found = client.chat.completions.create(model="sql-model", messages=[system, {"role": "user", "content": content}])
+    assert found.choices[0].text2sql["valid"]
+    assert "You write SQL" not in server[0].engine.prompts[-1]
+    with pytest.raises(openai.UnprocessableEntityError) as caught:
+        client.chat.completions.create(model="sql-model", messages=[system, {"role": "user", "content": "How many?"}])
+    assert (caught.value.code, caught.value.param) == ("schema_unusable", "messages")
+
+
+def test_a_withheld_answer_can_be_sent_back_in_its_conversation(client: openai.OpenAI):
+    messages = [SYSTEM, {"role": "user", "content": "drop"}]
+    [withheld] = client.chat.completions.create(model="sql-model", messages=messages).choices
+    assert withheld.message.content is None
+    messages += [withheld.message, {"role": "user", "content": "How many?"}]
+    [choice] = client.chat.completions.create(model="sql-model", messages=messages).choices
+    assert choice.message.content == COUNT
+    with pytest.raises(openai.UnprocessableEntityError, match="must have content"):
+        client.chat.completions.create(model="sql-model", messages=[SYSTEM, {"role": "user"}])
 
 
 def test_several_choices_each_have_a_verdict(client: openai.OpenAI):
@@ -227,3 +252,10 @@ def test_messages_without_a_schema_or_a_question(client: openai.OpenAI):
 )  # fmt: skip
 def test_schema_is_found_in_a_text(text: str, schema: str, rest: str):
     assert split_schema(text) == (schema, rest)
+
+
+def test_comments_that_nobody_closes_take_no_time():
+    text = "CREATE TABLE t (a INT " + "/* " * 20_000
+    started = time.process_time()
+    assert split_schema(text) == ("", text.strip())
+    assert time.process_time() - started < 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import csv
 import fcntl
+import glob
 import io
+import itertools
 import json
 import os
 import re
@@ -19,11 +21,13 @@ import termios
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.serving.api import SINGERS
-from text2sql.serving.screen import inert
+from text2sql.serving.lines import Lines
+from text2sql.serving.screen import Screen, inert
 
 ROOT = Path(__file__).parents[2]
 SCRIPTED = """
@@ -267,6 +271,20 @@ def test_what_was_typed_is_remembered_by_the_next_session(tmp_path: Path):
     assert "secret" not in it.text
 
 
+def test_a_folder_is_looked_through_once_for_a_tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for i in range(20):
+        (tmp_path / f"{i:02}.sql").touch()
+    looked: list[str] = []
+    search = glob.glob
+    monkeypatch.setattr(glob, "glob", lambda pattern: looked.append(pattern) or search(pattern))
+    lines = Lines(Screen(io.StringIO(), io.StringIO(), {}, streams=False), interactive=True)
+    lines._readline = SimpleNamespace(get_begidx=lambda: len("/schema "))
+    states = itertools.count()
+    found = list(iter(lambda: lines._complete(f"{tmp_path}/", next(states)), None))
+    assert found == [f"{tmp_path}/{i:02}.sql" for i in range(20)]
+    assert len(looked) == 1
+
+
 def test_nobody_gets_colours_who_wants_none(tmp_path: Path, database: Path):
     for more in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         with terminal(scripted(), environment(tmp_path, **more)) as it:
@@ -327,6 +345,19 @@ def test_nothing_invalid_goes_out(tmp_path: Path):
     assert piped("", tmp_path, FORCE_COLOR="1").stderr.count("\x1b") == 0
 
 
+def test_what_is_not_utf_8_is_refused_and_the_rest_answered(tmp_path: Path):
+    done = subprocess.run(
+        scripted(), input=f"{SINGERS}\nWer ist ".encode() + b"\xe4lter?\nCREATE TABLE \xe4 (a INT)\nWho is older?\n",
+        capture_output=True, cwd=ROOT, env=environment(tmp_path, PYTHONIOENCODING="utf-8:strict"), timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == b"SELECT name FROM singer WHERE age > 30;\n"
+    said = done.stderr.decode()
+    assert said.count("error: ") == 2
+    assert "Traceback" not in said
+
+
 def test_ctrl_c_in_a_pipe_ends_all(tmp_path: Path):
     process = subprocess.Popen(
         scripted(seconds=30), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -366,6 +397,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path):
         ("a\rb\x08\x07\x00\x7f", r"a\rb\x08\x07\x00\x7f"),
         ("\u202eabc\u2066\u200b\ufeff", r"\u202eabc\u2066\u200b\ufeff"),
         ("\ud800", r"\ud800"),
+        ("a\U000e0041", r"a\U000e0041"),
     ],
 )
 def test_what_a_terminal_would_obey_is_written_out(text: str, shown: str):

@@ -5,67 +5,22 @@ from __future__ import annotations
 import asyncio
 import pickle
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.training_fixtures import byte_level_tokenizer, made_up_rows
+from tests.serving.decoding import PROMPTS, alone, before_each_pass, limits, real_model_of, served
+from tests.training_fixtures import byte_level_tokenizer
 from text2sql.errors import EngineBusy, EngineDead, ModelError, RequestError, ServingError
 from text2sql.serving.engine import Completion, Options
 from text2sql.serving.transformers_engine import TransformersEngine
 
-if TYPE_CHECKING:
-    from text2sql.serving.scheduler import Limits
-    from text2sql.training.finetune import TrainedAdapter
-
-T = TypeVar("T")
-PROMPTS = [row["prompt"] for row in made_up_rows(40)]
 PROJECT = Path(__file__).parents[2]
 TEMPLATE = "Schema:\n{context}\nQuestion: {question}\nSQL:"
-
-
-def limits(**values: int) -> Limits:
-    from text2sql.serving.scheduler import Limits
-
-    return Limits(**values)
-
-
-def served(model: Path, work: Callable[[TransformersEngine], Awaitable[T]], **options: Any) -> T:
-    """What `work` returns, run on a started engine."""
-
-    async def main() -> T:
-        async with TransformersEngine(model, **options) as engine:
-            return await work(engine)
-
-    return asyncio.run(main())
-
-
-def alone(model: Path, prompts: list[str], max_new_tokens: int) -> list[str]:
-    """The greedy answer to each prompt, one at a time, by the code of the evaluation."""
-    import torch
-
-    from text2sql.config import EvaluationSection
-    from text2sql.evaluation.answering import LocalModel
-    from text2sql.training.model import load_for_inference
-
-    loaded, tokenizer = load_for_inference(model)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several only wait for each other at this size, and long on a busy machine
-    try:
-        limits = EvaluationSection(max_new_tokens=max_new_tokens, batch_size=1)
-        return LocalModel(loaded, tokenizer, limits, "alone").answers(prompts)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def real_model_of(engine: TransformersEngine) -> Any:
-    assert engine._scheduler is not None
-    return engine._scheduler._batch.model
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -74,18 +29,6 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
             return
         await asyncio.sleep(0.005)
     pytest.fail("it did not happen in time")
-
-
-@contextmanager
-def before_each_pass(engine: TransformersEngine, hook: Callable[[Any], None]) -> Iterator[None]:
-    """Call `hook` with the token ids of every forward pass."""
-    handle = real_model_of(engine).register_forward_pre_hook(
-        lambda _module, _arguments, named: hook(named["input_ids"]), with_kwargs=True
-    )
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def token_of(engine: TransformersEngine, text: str) -> int:
@@ -587,21 +530,6 @@ def test_stop_finishes_what_was_taken_if_it_may(tiny_model: Path, grace: float):
         assert {isinstance(answer, EngineDead) for answer in found} == {grace == 0.0}
 
     served(tiny_model, work, limits=limits(batch_size=2))
-
-
-def test_an_adapter_is_served_on_its_base(tiny_model: Path, trained: TrainedAdapter):
-    from text2sql.config import EvaluationSection, ModelSection, Settings
-    from text2sql.evaluation.answering import LocalModel
-    from text2sql.training.merge import load_adapter
-    from text2sql.training.model import load_tokenizer
-
-    found = served(trained.path, lambda engine: engine.generate(PROMPTS[:6], Options(max_new_tokens=16)))
-    settings = Settings(model=ModelSection(name=str(tiny_model), quantization_bits=16))
-    tokenizer = load_tokenizer(ModelSection(name=str(trained.path)))
-    model = load_adapter(trained.path, settings, tokenizer)
-    merged = LocalModel(model, tokenizer, EvaluationSection(max_new_tokens=16, batch_size=1), "adapter on base")
-    assert [c.text for [c] in found] == merged.answers(PROMPTS[:6])
-    assert [c.text for [c] in found] != alone(tiny_model, PROMPTS[:6], 16)
 
 
 class _Bomb:

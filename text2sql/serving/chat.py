@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from text2sql.serving.messages import MAX_CANDIDATES, MAX_QUESTION_CHARS, MAX_TOKENS_ASKED, Usage
 from text2sql.serving.problems import Problem
 from text2sql.sql.schema import MAX_CONTEXT_CHARS
 
 _CREATE = re.compile(r"\bCREATE\s+(?:TEMP(?:ORARY)?\s+)?TABLE\b", re.IGNORECASE)
-_PIECE = re.compile(r"'[^']*+'|\"[^\"]*+\"|`[^`]*+`|--[^\n]*+|/\*.*?\*/|[()]", re.DOTALL)
+# A comment that nobody closes goes on to the end: were each of many such looked for anew, the time would be quadratic.
+_PIECE = re.compile(r"'[^']*+'|\"[^\"]*+\"|`[^`]*+`|--[^\n]*+|/\*.*?(?:\*/|\Z)|[()]", re.DOTALL)
 _REST = re.compile(r"(?:[^\S\n]*(?:STRICT|WITHOUT\s+ROWID)\b)?(?:[^\S\n]*;)?", re.IGNORECASE)
 
 
@@ -33,12 +34,21 @@ class ChatMessage(Chat):
     """A turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = None
+    """None in an assistant's alone: what was withheld is sent back so, with the rest of a conversation."""
+
+    @model_validator(mode="after")
+    def _only_an_assistant_says_nothing(self) -> Self:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"a message of the {self.role} must have content")
+        return self
 
     @property
     def text(self) -> str:
         """The content as one text."""
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content)
+        return self.content or ""
 
 
 class StreamOptions(Chat):
@@ -50,7 +60,7 @@ class StreamOptions(Chat):
 class ChatRequest(Chat):
     """The schema stands in the system message; the last user message is the question.
 
-    Without a system message the schema may stand in the user's, before the question.
+    Where the system message has none, or there is no such message, the schema may stand in the user's.
     """
 
     model_config = ConfigDict(
@@ -95,11 +105,13 @@ class ChatRequest(Chat):
             Problem: 400, one of them is missing or too long.
         """
         said = [message.text for message in self.messages if message.role == "user"]
-        schema = "\n".join(message.text for message in self.messages if message.role in ("system", "developer"))
+        system = "\n".join(message.text for message in self.messages if message.role in ("system", "developer"))
         question = said[-1] if said else ""
-        schema = split_schema(schema)[0] or schema
-        if not schema.strip():
-            schema, question = split_schema(question)
+        schema, _ = split_schema(system)
+        if not schema:
+            schema, rest = split_schema(question)
+            # What may be a broken schema is the guard's to judge.
+            schema, question = (schema, rest) if schema else (system, question)
         if not question.strip() or len(question) > MAX_QUESTION_CHARS:
             raise Problem(
                 400,

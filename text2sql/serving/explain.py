@@ -86,9 +86,11 @@ class _Words:
 
     def __init__(self, tree: exp.Expr, dialect: str) -> None:
         self._dialect = dialect
-        tables = list(tree.find_all(exp.Table))
-        self._named = {table.alias_or_name.lower(): table.name for table in tables}
-        self._several = len(tables) > 1
+        # Its own, not those of the queries in it, which may give the same alias to others.
+        own = tree.walk(prune=lambda node: isinstance(node, exp.Select | exp.SetOperation) and node is not tree)
+        sources = [node for node in own if isinstance(node, exp.Table | exp.Subquery) and node.alias_or_name]
+        self._named = {source.alias_or_name.lower(): source.name or source.alias for source in sources}
+        self._several = len(sources) > 1
 
     def of(self, node: exp.Expr) -> str:
         """In words where there are some for all of it."""

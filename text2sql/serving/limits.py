@@ -62,11 +62,12 @@ class RateLimits:
 
 
 class Places:
-    """Questions in work: a bounded number, so that memory is bounded too."""
+    """Questions, or whatever else they are for, in work: a bounded number, so that memory is bounded too."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, of: str = "questions") -> None:
         self.limit = limit
         self.taken = 0
+        self._of = of
 
     @contextlib.contextmanager
     def take(self, count: int = 1) -> Iterator[None]:
@@ -76,10 +77,10 @@ class Places:
             Problem: 429, there are not as many free.
         """
         if count > self.limit:
-            raise Problem(400, "invalid_request", f"at most {self.limit} questions can be asked at once, not {count}")
+            raise Problem(400, "invalid_request", f"at most {self.limit} {self._of} are taken at once, not {count}")
         if self.taken + count > self.limit:
             raise Problem(
-                429, "queue_full", f"{self.taken} questions are in work already; ask again later", retry_after=1
+                429, "queue_full", f"{self.taken} {self._of} are in work already; ask again later", retry_after=1
             )
         self.taken += count
         try:

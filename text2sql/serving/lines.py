@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -34,12 +35,15 @@ class Lines(Iterator[str]):
         self._screen, self._interactive = screen, interactive
         self._readline: Any = None
         self._history: Path | None = None
+        self._completions: list[str] = []
         self._prompt = _PROMPT
         if interactive and screen.coloured:
             # 1 and 2 enclose what takes no room, so that readline counts right.
             self._prompt = f"\x01\x1b[1;36m\x02{_PROMPT}\x01\x1b[0m\x02"
 
     def __enter__(self) -> Self:
+        if isinstance(sys.stdin, io.TextIOWrapper):  # file names need not be UTF-8; a question that is not is refused
+            sys.stdin.reconfigure(errors="surrogateescape")
         if self._interactive and self._screen.on_terminal:
             with contextlib.suppress(ImportError):
                 import readline
@@ -78,7 +82,7 @@ class Lines(Iterator[str]):
         readline.set_auto_history(False)
         readline.set_history_length(_HISTORY_LINES)
         readline.set_completer_delims(" \t")
-        readline.set_completer(_complete)
+        readline.set_completer(self._complete)
         readline.parse_and_bind("tab: complete")
         # Or pasted lines would be taken for typed ones, and a terminal told of it in escape sequences.
         readline.parse_and_bind(f"set enable-bracketed-paste {'on' if self._screen.coloured else 'off'}")
@@ -106,14 +110,16 @@ class Lines(Iterator[str]):
             with contextlib.suppress(OSError):
                 readline.write_history_file(self._history)
 
+    def _complete(self, text: str, state: int) -> str | None:
+        """What readline asks for with states from 0 on, until there is no more."""
+        if state == 0:
+            self._completions = _completions(text, first=self._readline.get_begidx() == 0)
+        return self._completions[state] if state < len(self._completions) else None
 
-def _complete(text: str, state: int) -> str | None:
+
+def _completions(text: str, first: bool) -> list[str]:
     """Commands at the start of a line, file names behind them."""
-    import readline
-
-    if readline.get_begidx() == 0:
-        found = [command for command in COMMANDS if command.startswith(text)] if text.startswith("/") else []
-    else:
-        paths = sorted(glob.glob(glob.escape(os.path.expanduser(text)) + "*"))  # noqa: PTH111, PTH207 - as typed
-        found = [f"{path}/" if os.path.isdir(path) else path for path in paths]  # noqa: PTH112
-    return found[state] if state < len(found) else None
+    if first:
+        return [command for command in COMMANDS if command.startswith(text)] if text.startswith("/") else []
+    paths = sorted(glob.glob(glob.escape(os.path.expanduser(text)) + "*"))  # noqa: PTH111, PTH207 - as typed
+    return [f"{path}/" if os.path.isdir(path) else path for path in paths]  # noqa: PTH112

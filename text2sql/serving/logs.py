@@ -1,11 +1,13 @@
 """Logs as JSON lines on stderr, of the server and of its libraries alike, without the users' data.
 
-An exception is told by its type and where it came from: its message may quote a question. `log_content` lifts that.
+An exception is told by its type and where it came from: its message may quote a question, and what asyncio says of a
+task or a callback that failed quotes it too. `log_content` lifts that.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import traceback
 from collections.abc import MutableMapping
@@ -43,6 +45,8 @@ def configure_logs(level: str = "info", content: bool = False) -> None:
 
 
 def _bare_exception(_: Any, __: str, event: Event) -> Event:
+    if event.get("logger") == "asyncio":
+        event["event"] = re.split(r"[(\n]", str(event["event"]), maxsplit=1)[0]
     found = event.pop("exc_info", None)
     if found is True:
         found = sys.exc_info()

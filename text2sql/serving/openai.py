@@ -7,6 +7,7 @@ with the verdict and that reason.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -71,7 +72,7 @@ async def chat_completions(
     """SQL for the last user message, over the tables of the system message."""
     _check_model(service, asked.model)
     asked.refuse_unsupported()
-    question, schema = asked.question_and_schema()
+    question, schema = await asyncio.to_thread(asked.question_and_schema)  # a long text takes a while
     caller.spend()
     head = {"id": f"chatcmpl-{record.request_id}", "created": int(time.time()), "model": asked.model}
     if asked.stream:
@@ -120,7 +121,7 @@ async def _chunks(
         chunk({"content": text})
 
     async with service.work():
-        await service.usable(schema)
+        await service.usable(schema, "messages")
         done = await service.stream(service.prompt(schema, question), options, tell)
         checked = _as_streamed(await service.guard.check(done.text, schema), done.text)
     service.count(checked.valid, checked.reasons, False, record)

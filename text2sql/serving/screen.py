@@ -22,7 +22,9 @@ ROWS = 50
 """Rows of a result that are shown."""
 _CELL_CHARS = 200
 # C0 and C1 but tab and line feed, then what changes the direction of text or cannot be seen.
-_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def inert(text: str) -> str:

@@ -39,6 +39,8 @@ Tell = Callable[[str], None]
 SPREAD = 0.8
 """Temperature of the candidates beyond the first."""
 _DESCRIBED_SECONDS = 10.0
+_UPLOADS = 16
+"""Files that are received at once, each of up to max_upload_bytes in memory."""
 _GUARD_PATIENCE = 10.0
 """Seconds that an answer waits for a guard process, where a request has time for that."""
 
@@ -50,6 +52,7 @@ class Service:
         self.settings, self.served = settings, served
         self.guard = GuardPool(settings.guard_processes, min(_GUARD_PATIENCE, settings.request_timeout / 2))
         self.places = Places(settings.max_in_flight)
+        self.uploads = Places(_UPLOADS, "files")
         self.metrics = Metrics(served.engine, self.places)
         self.draining = False
         self.started = False
@@ -149,7 +152,7 @@ class Service:
         self, question: str, schema: str, options: Options, usage: Usage, record: Record
     ) -> list[tuple[Answer, FinishReason]]:
         """`options.n` completions, each judged and, where it fails, repaired once. Raises as `answer`."""
-        await self.usable(schema)
+        await self.usable(schema, "messages")
         asking = Asking(self, [options], usage)
         template = self.served.recipe.prompt_template
         texts = await asking.ask(render_prompt(template, schema, question), options.n)
@@ -245,10 +248,14 @@ class Service:
         await self.usable(schema)
         return schema
 
-    async def usable(self, schema: str) -> None:
-        """A schema that the guard cannot use would cost two generations and give no answer."""
+    async def usable(self, schema: str, param: str = "schema_text") -> None:
+        """A schema that the guard cannot use would cost two generations and give no answer.
+
+        Raises:
+            Problem: 422, of the field `param`.
+        """
         for fault in (await self.guard.check("SELECT 1", schema)).reasons:
-            raise Problem(422, "schema_unusable", fault.message, param="schema_text")
+            raise Problem(422, "schema_unusable", fault.message, param=param)
 
     async def _run(self, where: str, sql: str) -> Cells:
         return await self.guard.run(where, sql, Limits(self.settings.query_seconds, self.settings.query_rows))

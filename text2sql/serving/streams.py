@@ -16,6 +16,8 @@ from text2sql.serving.problems import Problem, problem_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Receive, Scope
+    from starlette.types import Send as ASGISend
 
 T = TypeVar("T")
 Send = Callable[[bytes], None]
@@ -86,33 +88,42 @@ async def event_stream(
     except BaseException:
         await _end(task)
         raise
+    return _Stream(_told(first, sent, record, failed), task, record)
 
-    return EventSourceResponse(_told(first, sent, task, record, failed), headers=_HEADERS)
+
+class _Stream(EventSourceResponse):
+    """Ends its work with itself: a client may have gone before its first word, and then nobody begins `content`."""
+
+    def __init__(self, content: AsyncIterator[bytes], task: asyncio.Future[None], record: Record) -> None:
+        super().__init__(content, headers=_HEADERS)
+        self._task, self._record = task, record
+
+    async def __call__(self, scope: Scope, receive: Receive, send: ASGISend) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if not self._task.done():
+                self._record.code = "client_gone"
+            await _end(self._task)
 
 
 async def _told(
     first: bytes | None,
     sent: asyncio.Queue[bytes | BaseException | None],
-    task: asyncio.Future[None],
     record: Record,
     failed: Callable[[Problem], bytes],
 ) -> AsyncIterator[bytes]:
     more: bytes | BaseException | None = first
-    try:
-        while isinstance(more, bytes):
-            yield more
-            more = await _next_or_ping(sent)
-        if isinstance(more, BaseException):
-            problem = problem_of(more)
-            if problem is None:
-                logger.error("a fault of the server", exc_info=more)
-                problem = Problem(500, "internal_error", "a fault of the server; its log has the request ID")
-            record.failed(problem)
-            yield failed(problem)
-    finally:
-        if not task.done():
-            record.code = "client_gone"
-        await _end(task)
+    while isinstance(more, bytes):
+        yield more
+        more = await _next_or_ping(sent)
+    if isinstance(more, BaseException):
+        problem = problem_of(more)
+        if problem is None:
+            logger.error("a fault of the server", exc_info=more)
+            problem = Problem(500, "internal_error", "a fault of the server; its log has the request ID")
+        record.failed(problem)
+        yield failed(problem)
 
 
 async def _next_or_ping(sent: asyncio.Queue[bytes | BaseException | None]) -> bytes | BaseException | None:

@@ -60,13 +60,14 @@ async def schema_of_file(
 ) -> Response:
     """Read the schema out of a .sql, .csv or SQLite file; what it is shows in its first bytes and its name."""
     caller.spend()
-    content, name = await _received(request, service, name)
+    with service.uploads.take():
+        content, name = await _received(request, service, name)
 
-    async def work() -> SchemaResponse:
-        async with service.work():
-            return await _schema(service, content, name)
+        async def work() -> SchemaResponse:
+            async with service.work():
+                return await _schema(service, content, name)
 
-    return JSONResponse((await unless_gone(request, work())).model_dump())
+        return JSONResponse((await unless_gone(request, work())).model_dump())
 
 
 async def _received(request: Request, service: Service, name: str) -> tuple[bytes, str]:
