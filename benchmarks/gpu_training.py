@@ -162,6 +162,7 @@ class Product:
                     "gradient_accumulation_steps": 4 if variant.plain else 1,
                     "gradient_checkpointing": variant.checkpointing,
                     "packing": variant.packing,
+                    "use_liger_kernel": variant.liger,
                     "group_by_length": not variant.plain,
                     "max_length": LONGEST,
                     "logging_steps": 1,

@@ -191,8 +191,10 @@ def test_auto_optimizer() -> None:
 
 
 def test_muon_goes_on_with_its_momentum(tiny_model: Path, tmp_path: Path) -> None:
-    def settings(folder: str) -> Settings:
-        return tiny_settings(tiny_model, tmp_path / folder, training={"optim": "muon", "max_steps": 6})
+    """… with checkpointing where it began without: a run whose memory ran out need not begin again."""
+
+    def settings(folder: str, **more: bool) -> Settings:
+        return tiny_settings(tiny_model, tmp_path / folder, training={"optim": "muon", "max_steps": 6, **more})
 
     def stop(found: dict[str, float]) -> None:
         if found["step"] == 2:
@@ -201,7 +203,7 @@ def test_muon_goes_on_with_its_momentum(tiny_model: Path, tmp_path: Path) -> Non
     whole = finetune(splits(), settings("whole"))
     with pytest.raises(TrainingInterrupted):
         finetune(splits(), settings("parts"), stop)
-    parts = finetune(splits(), settings("parts"))
+    parts = finetune(splits(), settings("parts", gradient_checkpointing=True))
     assert parts.resumed_from == 3
     assert losses(parts)[6] == pytest.approx(losses(whole)[6], rel=1e-3)
     assert losses(whole)[6] < losses(whole)[2]
@@ -214,9 +216,9 @@ def test_muon_is_what_steps(tiny_model: Path, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "run", 1)
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
-        trainer = build_trainer(model, tokenizer, rows, None, settings, "muon", store, StopRequest(), None)
+        trainer = build_trainer(model, tokenizer, rows, None, settings, "muon", False, store, StopRequest(), None)
         assert type(trainer.create_optimizer()) is Muon
-    assert "muon" in describe(trainer, settings, 0)
+    assert "muon" in describe(trainer, settings, 0, "no checkpointing")
 
 
 def test_target_modules_that_match_nothing(tiny_model: Path, tmp_path: Path) -> None:
