@@ -487,7 +487,7 @@ def planned_gib(shape: Shape, variant: Variant, found: Figures) -> float | None:
         dropout=0.0,
         checkpointing=variant.checkpointing,
         attention="sdpa",
-        loss="full" if variant.plain else "completion",
+        loss="full" if variant.plain else "chunked" if torch.cuda.is_available() else "completion",
         optimizer="adamw_torch",
         cuda=torch.cuda.is_available(),
     )

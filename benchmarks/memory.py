@@ -51,8 +51,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "16 bit, 8 rows, bf16": {"precision": "bf16"},
     "16 bit, 2 rows, rank 128": {"rows": 2, "rank": 128},
     "16 bit, 1 row, rank 64, Muon": {"rows": 1, "rank": 64, "optim": "muon"},
+    "16 bit, 1 row, rank 256, checkpointing, Muon": {"rows": 1, "rank": 256, "optim": "muon", "checkpointing": True},
     "NF4 de-quantised once, 8 rows": {"bits": 4, "dequantize": "once"},
     "NF4 de-quantised once, 2 rows, rank 128": {"bits": 4, "dequantize": "once", "rows": 2, "rank": 128},
+    "NF4 de-quantised once, 2 rows, rank 128, Muon": {
+        "bits": 4,
+        "dequantize": "once",
+        "rows": 2,
+        "rank": 128,
+        "optim": "muon",
+    },
     "NF4 de-quantised once, 2 rows, rank 128, checkpointing": {
         "bits": 4,
         "dequantize": "once",
@@ -63,7 +71,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What differs from 16 bit (fp32 on a CPU), 8 rows, no dropout, loss on a quarter of the tokens, rank 16, AdamW.
 
-4-bit weights are de-quantised in each pass, as on a GPU, unless it says once; with rank 128 LoRA is folded.
+4-bit weights are de-quantised in each pass, as on a GPU, unless it says once; from rank 128 on LoRA is folded.
 """
 
 

@@ -115,7 +115,8 @@ def memory_table(plan: Plan) -> str:
 def cost_table(plan: Plan) -> str:
     rows = [
         f"| {found.device.name} | {'computed again' if found.checkpointing else 'kept'} | "
-        f"{found.memory.total / GIB:.1f} of {found.device.memory_gib:.1f} | {found.cost.tokens_per_second:,.0f} | {found.cost.hours:.1f} | {found.cost.money:.2f} |"
+        f"{found.memory.total / GIB:.1f} of {found.device.memory_gib:.1f} | "
+        f"{found.cost.tokens_per_second:,.0f} | {found.cost.hours:.1f} | {found.cost.money:.2f} |"
         for found in plan.devices
         if found.fits
     ]
