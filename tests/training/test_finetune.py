@@ -76,7 +76,9 @@ def test_the_trainer_sees_sql_and_end_token_only(settings: Settings, tmp_path: P
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
         store = CheckpointStore(tmp_path / "run", 1)
-        trainer = build_trainer(model, tokenizer, rows, None, settings, "adamw_torch", store, StopRequest(), None)
+        trainer = build_trainer(
+            model, tokenizer, rows, None, settings, "adamw_torch", False, store, StopRequest(), None
+        )
     answers = set()
     for batch in trainer.get_train_dataloader():
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
@@ -97,7 +99,9 @@ def test_the_loss_is_the_mean_over_completion_tokens(settings: Settings, tmp_pat
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
         store = CheckpointStore(tmp_path / "run", 1)
-        trainer = build_trainer(model, tokenizer, rows, rows, settings, "adamw_torch", store, StopRequest(), None)
+        trainer = build_trainer(
+            model, tokenizer, rows, rows, settings, "adamw_torch", False, store, StopRequest(), None
+        )
         measured = trainer.evaluate()["eval_loss"]
     total, count = 0.0, 0
     model.eval()
@@ -120,7 +124,9 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, tmp_path: Path) -> 
         with quiet():
             model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
             store = CheckpointStore(tmp_path / f"run-{packing}", 1)
-            trainer = build_trainer(model, tokenizer, rows, rows, settings, "adamw_torch", store, StopRequest(), None)
+            trainer = build_trainer(
+                model, tokenizer, rows, rows, settings, "adamw_torch", False, store, StopRequest(), None
+            )
             found.append(trainer.evaluate()["eval_loss"])
             assert (len(trainer.train_dataset) < len(rows)) == packing
     assert found[0] == pytest.approx(found[1], rel=1e-4)
@@ -135,7 +141,9 @@ def test_the_cpus_loss_is_that_of_trl(tiny_model: Path, tmp_path: Path, precisio
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
         store = CheckpointStore(tmp_path / "run", 1)
-        trainer = build_trainer(model, tokenizer, rows, None, settings, "adamw_torch", store, StopRequest(), None)
+        trainer = build_trainer(
+            model, tokenizer, rows, None, settings, "adamw_torch", False, store, StopRequest(), None
+        )
         batch = next(iter(trainer.get_train_dataloader()))
         found = []
         for compute in (trainer.compute_loss, super(AdapterTrainer, trainer).compute_loss):

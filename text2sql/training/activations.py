@@ -89,4 +89,4 @@ def free_on(device: torch.device) -> float:
 
 
 def _amount(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20):,} MiB"
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20):,} MiB"
