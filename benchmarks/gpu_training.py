@@ -162,6 +162,7 @@ class Product:
                     "gradient_accumulation_steps": 4 if variant.plain else 1,
                     "gradient_checkpointing": variant.checkpointing,
                     "packing": variant.packing,
+                    "use_liger_kernel": variant.liger,
                     "group_by_length": not variant.plain,
                     "max_length": LONGEST,
                     "logging_steps": 1,
@@ -486,7 +487,7 @@ def planned_gib(shape: Shape, variant: Variant, found: Figures) -> float | None:
         dropout=0.0,
         checkpointing=variant.checkpointing,
         attention="sdpa",
-        loss="full" if variant.plain else "completion",
+        loss="full" if variant.plain else "chunked" if torch.cuda.is_available() else "completion",
         optimizer="adamw_torch",
         cuda=torch.cuda.is_available(),
     )

@@ -49,8 +49,30 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "NF4, 8 rows, checkpointing": {"bits": 4, "checkpointing": True},
     "NF4, 8 rows, bf16": {"bits": 4, "precision": "bf16"},
     "16 bit, 8 rows, bf16": {"precision": "bf16"},
+    "16 bit, 2 rows, rank 128": {"rows": 2, "rank": 128},
+    "16 bit, 1 row, rank 64, Muon": {"rows": 1, "rank": 64, "optim": "muon"},
+    "16 bit, 1 row, rank 256, checkpointing, Muon": {"rows": 1, "rank": 256, "optim": "muon", "checkpointing": True},
+    "NF4 de-quantised once, 8 rows": {"bits": 4, "dequantize": "once"},
+    "NF4 de-quantised once, 2 rows, rank 128": {"bits": 4, "dequantize": "once", "rows": 2, "rank": 128},
+    "NF4 de-quantised once, 2 rows, rank 128, Muon": {
+        "bits": 4,
+        "dequantize": "once",
+        "rows": 2,
+        "rank": 128,
+        "optim": "muon",
+    },
+    "NF4 de-quantised once, 2 rows, rank 128, checkpointing": {
+        "bits": 4,
+        "dequantize": "once",
+        "rows": 2,
+        "rank": 128,
+        "checkpointing": True,
+    },
 }
-"""What differs from 16 bit (fp32 on a CPU), 8 rows, no dropout, loss on a quarter of the tokens."""
+"""What differs from 16 bit (fp32 on a CPU), 8 rows, no dropout, loss on a quarter of the tokens, rank 16, AdamW.
+
+4-bit weights are de-quantised in each pass, as on a GPU, unless it says once; from rank 128 on LoRA is folded.
+"""
 
 
 def settings(folder: Path, work: Path, setting: dict[str, Any]) -> Any:
@@ -58,15 +80,19 @@ def settings(folder: Path, work: Path, setting: dict[str, Any]) -> Any:
 
     return Settings.model_validate(
         {
-            # "always": as on a GPU, in each pass; a copy that is kept is memory of another kind
-            "model": {"name": str(folder), "quantization_bits": setting.get("bits", 16), "dequantize": "always"},
-            "lora": {"r": 16, "lora_dropout": setting.get("dropout", 0.0)},
+            "model": {
+                "name": str(folder),
+                "quantization_bits": setting.get("bits", 16),
+                "dequantize": setting.get("dequantize", "always"),
+            },
+            "lora": {"r": setting.get("rank", 16), "lora_dropout": setting.get("dropout", 0.0)},
             "training": {
                 "max_steps": 2,
                 "per_device_train_batch_size": setting.get("rows", 8),
                 "gradient_accumulation_steps": 1,
                 "gradient_checkpointing": setting.get("checkpointing", False),
                 "precision": setting.get("precision", "auto"),
+                "optim": setting.get("optim", "auto"),
                 "max_length": LENGTH,
                 "logging_steps": 1,
                 "save_steps": 100,
@@ -137,7 +163,8 @@ def measure(name: str, work: Path) -> dict[str, float]:
     finetune(splits, config, report_metrics=after_step)
     seen = status("VmHWM") - before
     batch = MicroBatch(count, LENGTH, count * (LENGTH - prompt))
-    planned = estimate(shape_of(config.model), method_of(config, torch.device("cpu")), batch)
+    method = method_of(config, torch.device("cpu"), copied=config.model.dequantize == "once")
+    planned = estimate(shape_of(config.model), method, batch)
     return {"planned": planned.total, "seen": seen, **planned.parts}
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from text2sql.config import Settings
 from text2sql.config_file import load_settings, valid_keys
+from text2sql.training.planner.plan import plan_run
 
 PROJECT = Path(__file__).parents[1]
 SHIPPED = sorted((PROJECT / "configs").rglob("*.yaml"))
@@ -44,11 +45,22 @@ def test_mistral_7b_is_the_defaults_and_leaves_no_key_out():
     assert not missing
 
 
-def test_small_and_large_cards_are_set_up_for_what_they_are():
-    small = load_settings(PROJECT / "configs" / "mistral_7b_t4.yaml")
-    large = load_settings(PROJECT / "configs" / "mistral_7b_80gb.yaml")
-    assert (small.training.precision, small.training.gradient_checkpointing) == ("fp16", True)
-    assert (large.training.precision, large.training.gradient_checkpointing) == ("bf16", False)
+def test_each_file_is_set_up_for_the_card_it_is_named_for():
+    """Auto recomputes activations on small cards, and keeps them on large ones."""
+    small, middle, large = (
+        load_settings(PROJECT / "configs" / f"{name}.yaml")
+        for name in ("mistral_7b_t4", "mistral_7b", "mistral_7b_80gb")
+    )
+    for settings, cards, again in (
+        (small, ["T4"], True),
+        (middle, ["A10"], True),
+        (large, ["A100-80GB", "H100"], False),
+    ):
+        assert settings.training.gradient_checkpointing == "auto"
+        for card in cards:
+            [found] = plan_run(settings, card, rows=1000, tokens=121).devices
+            assert (found.fits, found.checkpointing) == (True, again)
+    assert (small.training.precision, large.training.precision) == ("fp16", "bf16")
     assert small.training.per_device_train_batch_size < large.training.per_device_train_batch_size
     assert {small.model.name, large.model.name} == {Settings().model.name}
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from text2sql import errors
 from text2sql.config.reference import excerpt
 from text2sql.config_file import load_settings
+from text2sql.training.planner.cost import operations
 from text2sql.training.planner.memory import ACTIVATIONS, ADAPTER, GRADIENTS, OPTIMIZER, UNQUANTISED, WEIGHTS
 from text2sql.training.planner.plan import GIB, Plan, plan_run
 
@@ -103,7 +105,7 @@ def memory_table(plan: Plan) -> str:
         ("gradients", qlora(GRADIENTS, plan.adapter), all_weights(2)),
         ("AdamW's two moments", qlora(OPTIMIZER, plan.adapter), all_weights(8)),
         ("weights in 32 bits", nothing, all_weights(4)),
-        ("activations (checkpointing)", f"| {parts[ACTIVATIONS] / GIB:.2f}", uncounted),
+        ("activations, computed again", f"| {parts[ACTIVATIONS] / GIB:.2f}", uncounted),
         ("everything else", f"| {other / GIB:.2f}", uncounted),
         ("**in all**", f"| **{sum(parts.values()) / GIB:.2f}**", f"| **>\u00a0{16 * shape.parameters / GIB:.1f}**"),
     ]
@@ -112,12 +114,14 @@ def memory_table(plan: Plan) -> str:
 
 def cost_table(plan: Plan) -> str:
     rows = [
-        f"| {found.device.name} | {found.memory.total / GIB:.1f} of {found.device.memory_gib:.1f} | "
+        f"| {found.device.name} | {'computed again' if found.checkpointing else 'kept'} | "
+        f"{found.memory.total / GIB:.1f} of {found.device.memory_gib:.1f} | "
         f"{found.cost.tokens_per_second:,.0f} | {found.cost.hours:.1f} | {found.cost.money:.2f} |"
         for found in plan.devices
         if found.fits
     ]
-    return "\n".join([f"| GPU | GiB | tokens/s | hours | {plan.currency} |", "|---|--:|--:|--:|--:|", *rows, ""])
+    head = f"| GPU | activations | GiB | tokens/s | hours | {plan.currency} |"
+    return "\n".join([head, "|---|---|--:|--:|--:|--:|", *rows, ""])
 
 
 def test_tables_made_by_the_code_are_what_it_says(planned: Plan):
@@ -149,6 +153,24 @@ def test_figures_between_the_tables_are_the_planner_s(planned: Plan):
         f"prices of {planned.prices_as_of}",
     ]
     assert [text for text in wanted if text not in told] == []
+
+
+def test_figures_of_the_performance_page_are_the_planner_s(planned: Plan):
+    told = " ".join((PROJECT / "docs" / "performance.md").read_text("utf-8").split())
+    large = plan_run(load_settings(PROJECT / "configs" / "mistral_7b_80gb.yaml"), rows=planned.workload.rows)
+    cards = {found.device.name: found for found in large.devices}
+    a100, h100 = cards["A100-80GB"], cards["H100"]
+    claimed = 45 * 60 * a100.device.tflops  # 10^12 operations
+    again = replace(planned.method, checkpointing=True)
+    wanted = [
+        f"{a100.memory.total / GIB:.0f} GiB and {a100.cost.hours:.1f} hours on an A100 of 80 GB",
+        f"{h100.cost.hours:.1f} hours on an H100",
+        f"At {planned.workload.tokens / planned.workload.rows / planned.workload.epochs:.0f} tokens a row",
+        f"{planned.teraflop / claimed:.0%} of the card's peak",
+        f"done at {planned.mfu:.0%} of the device's peak",
+    ]
+    assert [text for text in wanted if text not in told] == []
+    assert operations(planned.shape, again, planned.workload, recomputed=True) > claimed * 1e12, "more than all of it"
 
 
 def test_every_exit_code_of_an_error_is_explained():

@@ -71,7 +71,7 @@ def test_clear_leaves_what_is_not_a_checkpoint(store: CheckpointStore) -> None:
 def test_fingerprint_follows_what_shapes_the_training(settings: Settings, tiny_model: Path, tmp_path: Path) -> None:
     rows = made_up_rows(4)
     run = fingerprint(settings, rows)
-    elsewhere = {"checkpoint_dir": tmp_path / "x", "save_total_limit": 5}
+    elsewhere = {"checkpoint_dir": tmp_path / "x", "save_total_limit": 5, "gradient_checkpointing": True}
     assert fingerprint(tiny_settings(tiny_model, tmp_path, training=elsewhere), rows) == run
     assert fingerprint(settings, Dataset.from_list(rows)) == run
     assert fingerprint(settings, rows[::-1]) != run

@@ -76,7 +76,9 @@ def test_the_trainer_sees_sql_and_end_token_only(settings: Settings, tmp_path: P
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
         store = CheckpointStore(tmp_path / "run", 1)
-        trainer = build_trainer(model, tokenizer, rows, None, settings, "adamw_torch", store, StopRequest(), None)
+        trainer = build_trainer(
+            model, tokenizer, rows, None, settings, "adamw_torch", False, store, StopRequest(), None
+        )
     answers = set()
     for batch in trainer.get_train_dataloader():
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
@@ -97,7 +99,9 @@ def test_the_loss_is_the_mean_over_completion_tokens(settings: Settings, tmp_pat
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
         store = CheckpointStore(tmp_path / "run", 1)
-        trainer = build_trainer(model, tokenizer, rows, rows, settings, "adamw_torch", store, StopRequest(), None)
+        trainer = build_trainer(
+            model, tokenizer, rows, rows, settings, "adamw_torch", False, store, StopRequest(), None
+        )
         measured = trainer.evaluate()["eval_loss"]
     total, count = 0.0, 0
     model.eval()
@@ -120,7 +124,9 @@ def test_packed_rows_do_not_see_each_other(tiny_model: Path, tmp_path: Path) -> 
         with quiet():
             model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
             store = CheckpointStore(tmp_path / f"run-{packing}", 1)
-            trainer = build_trainer(model, tokenizer, rows, rows, settings, "adamw_torch", store, StopRequest(), None)
+            trainer = build_trainer(
+                model, tokenizer, rows, rows, settings, "adamw_torch", False, store, StopRequest(), None
+            )
             found.append(trainer.evaluate()["eval_loss"])
             assert (len(trainer.train_dataset) < len(rows)) == packing
     assert found[0] == pytest.approx(found[1], rel=1e-4)
@@ -135,7 +141,9 @@ def test_the_cpus_loss_is_that_of_trl(tiny_model: Path, tmp_path: Path, precisio
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
         store = CheckpointStore(tmp_path / "run", 1)
-        trainer = build_trainer(model, tokenizer, rows, None, settings, "adamw_torch", store, StopRequest(), None)
+        trainer = build_trainer(
+            model, tokenizer, rows, None, settings, "adamw_torch", False, store, StopRequest(), None
+        )
         batch = next(iter(trainer.get_train_dataloader()))
         found = []
         for compute in (trainer.compute_loss, super(AdapterTrainer, trainer).compute_loss):
@@ -191,8 +199,10 @@ def test_auto_optimizer() -> None:
 
 
 def test_muon_goes_on_with_its_momentum(tiny_model: Path, tmp_path: Path) -> None:
-    def settings(folder: str) -> Settings:
-        return tiny_settings(tiny_model, tmp_path / folder, training={"optim": "muon", "max_steps": 6})
+    """… with checkpointing where it began without: a run whose memory ran out need not begin again."""
+
+    def settings(folder: str, **more: bool) -> Settings:
+        return tiny_settings(tiny_model, tmp_path / folder, training={"optim": "muon", "max_steps": 6, **more})
 
     def stop(found: dict[str, float]) -> None:
         if found["step"] == 2:
@@ -201,7 +211,7 @@ def test_muon_goes_on_with_its_momentum(tiny_model: Path, tmp_path: Path) -> Non
     whole = finetune(splits(), settings("whole"))
     with pytest.raises(TrainingInterrupted):
         finetune(splits(), settings("parts"), stop)
-    parts = finetune(splits(), settings("parts"))
+    parts = finetune(splits(), settings("parts", gradient_checkpointing=True))
     assert parts.resumed_from == 3
     assert losses(parts)[6] == pytest.approx(losses(whole)[6], rel=1e-3)
     assert losses(whole)[6] < losses(whole)[2]
@@ -214,9 +224,9 @@ def test_muon_is_what_steps(tiny_model: Path, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "run", 1)
     with quiet():
         model = with_adapter(load_base(settings.model, settings.training), settings.lora, settings.training)
-        trainer = build_trainer(model, tokenizer, rows, None, settings, "muon", store, StopRequest(), None)
+        trainer = build_trainer(model, tokenizer, rows, None, settings, "muon", False, store, StopRequest(), None)
         assert type(trainer.create_optimizer()) is Muon
-    assert "muon" in describe(trainer, settings, 0)
+    assert "muon" in describe(trainer, settings, 0, "no checkpointing")
 
 
 def test_target_modules_that_match_nothing(tiny_model: Path, tmp_path: Path) -> None:

@@ -115,16 +115,19 @@ def _costs(console: Console, plan: Plan) -> None:
     from rich.table import Table
 
     title = (
-        f"training alone, at {plan.mfu:.0%} of the peak (assumed; --mfu) and prices of {plan.prices_as_of} "
+        f"training alone, at {plan.mfu:.0%} of the peak (assumed; --mfu) and on-demand prices of {plan.prices_as_of} "
         "(indicative; --price)"
     )
     table = Table(box=None, padding=(0, 1), title=title, title_justify="left")
-    for column in ("device", "needs", "of GiB", "fits", "rows that fit", "hours", plan.currency, "tokens/s"):
-        table.add_column(column, justify="left" if column in ("device", "fits") else "right", no_wrap=True)
+    words = ("device", "checkpointing", "fits")
+    columns = ("needs", "of GiB", "fits", "rows that fit", "hours", plan.currency, "tokens/s")
+    for column in ("device", "checkpointing", *columns):
+        table.add_column(column, justify="left" if column in words else "right", no_wrap=True)
     for found in plan.devices:
         shown = (f"{found.cost.hours:,.2f}", f"{found.cost.money:,.2f}", f"{found.cost.tokens_per_second:,.0f}")
         table.add_row(
             found.device.name,
+            ("auto: " if plan.automatic else "") + ("yes" if found.checkpointing else "no"),
             f"{found.memory.total / 2**30:.1f}",
             f"{found.device.memory_gib:.1f}",
             "yes" if found.fits else "NO",

@@ -85,14 +85,16 @@ class TrainingSection(Section):
     """Tokens a row, prompt and completion; longer rows are left out of training and counted."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 where the device is good at it, else fp16 on CUDA and fp32 on the CPU."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: about a third slower, several times less memory."""
+    gradient_checkpointing: Literal["auto", True, False] = "auto"
+    """Recompute activations in the backward pass, a third slower in much less memory; auto: where they do not fit."""
     micro_batch_tokens: PositiveInt | None = None
     """Batches of more tokens, padding included, are taken in parts; null: 1,024 on a CPU, no limit elsewhere."""
     packing: bool = False
     """Put several rows into one sequence, kept apart by position ids; pays on GPUs with FlashAttention 2."""
     group_by_length: bool = True
     """Batch rows of like length, which saves padding."""
+    use_liger_kernel: bool = False
+    """Liger's kernels for norms and feed-forward parts; CUDA only, and the package liger-kernel must be installed."""
     optim: str = "auto"
     """auto: paged_adamw_32bit on CUDA, adamw_torch_fused elsewhere; muon; or any name that transformers knows."""
     logging_steps: PositiveInt = 10

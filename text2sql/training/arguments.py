@@ -54,7 +54,9 @@ def muon(training: TrainingSection) -> tuple[type[torch.optim.Optimizer], dict[s
     return Muon, how
 
 
-def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate: bool) -> SFTConfig:
+def trainer_arguments(
+    settings: Settings, optimizer: str, checkpointing: bool, folder: Path, validate: bool
+) -> SFTConfig:
     """Our settings in TRL's words."""
     training = settings.training
     device = training_device()
@@ -74,8 +76,8 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
         warmup_steps=min(training.warmup_ratio, 0.999),  # 1.0 would be read as one step
         bf16=precision == "bf16",
         fp16=precision == "fp16",
-        gradient_checkpointing=training.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         packing=training.packing,
         packing_strategy="bfd",
         eval_packing=False if not training.packing else None,
@@ -104,8 +106,11 @@ def trainer_arguments(settings: Settings, optimizer: str, folder: Path, validate
     return arguments
 
 
-def describe(trainer: Any, settings: Settings, copied: int) -> str:
-    """One line on how this run trains, and what was chosen for its device; `copied` is that of dequantize_once."""
+def describe(trainer: Any, settings: Settings, copied: int, activations: str) -> str:
+    """One line on how this run trains, and what was chosen for its device.
+
+    `copied` is that of dequantize_once; `activations` says whether they are kept, and why.
+    """
     arguments, training, device = trainer.args, settings.training, training_device()
     where = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
     if arguments.world_size > 1:
@@ -121,7 +126,8 @@ def describe(trainer: Any, settings: Settings, copied: int) -> str:
         weights,
         f"LoRA folded into {folded} of {len(layers)} layers",
         _batches(trainer, training),
-        "checkpointing on" if arguments.gradient_checkpointing else "no checkpointing",
+        activations,
+        *(["Liger's kernels"] if training.use_liger_kernel else []),
         MUON if training.optim == MUON else str(arguments.optim.value),
     ]
     return ", ".join(parts)

@@ -27,7 +27,8 @@ from text2sql.errors import OutputError, TrainingError
 MARKER = "complete.json"
 LOCK = ".lock"
 PREFIX = "checkpoint-"
-NOT_IN_FINGERPRINT = {"checkpoint_dir", "save_total_limit", "processes"}
+NOT_IN_FINGERPRINT = {"checkpoint_dir", "save_total_limit", "processes", "gradient_checkpointing"}
+"""Settings that a run may go on without: the numbers are the same, so one whose memory ran out can checkpoint."""
 
 
 def fingerprint(settings: Settings, rows: Iterable[dict[str, str]]) -> str:

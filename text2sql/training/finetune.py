@@ -22,11 +22,13 @@ from text2sql.data.batches import read_batches
 from text2sql.data.files import new_folder
 from text2sql.errors import TrainingError, TrainingInterrupted
 from text2sql.progress import working
+from text2sql.training.activations import choose_activations
 from text2sql.training.arguments import MUON, choose_optimizer, describe, muon, trainer_arguments
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
 from text2sql.training.distributed import first_alone, is_first, join
 from text2sql.training.frozen import dequantize_once, fold_adapters
+from text2sql.training.liger import check_liger, use_liger
 from text2sql.training.model import load_base, load_tokenizer, quiet, training_device
 from text2sql.training.packing import check_packing
 from text2sql.training.tokens import SUFFIX, tokenize
@@ -74,6 +76,8 @@ def finetune(
     join()
     training = settings.training
     optimizer = choose_optimizer(training.optim, torch.cuda.is_available())
+    if training.use_liger_kernel:
+        check_liger(torch.cuda.is_available())
     tokenizer = load_tokenizer(settings.model)
     store = CheckpointStore(training.checkpoint_dir / fingerprint_of(splits, settings), training.save_total_limit)
     with first_alone():
@@ -95,14 +99,18 @@ def finetune(
     with working(f"loading {settings.model.name}") if is_first() else contextlib.nullcontext():
         base = load_base(settings.model, training, tokenizer)
     copied = dequantize_once(base, settings.model, base.dtype)
+    if training.use_liger_kernel:
+        use_liger(base)
     with store.locked() if is_first() else contextlib.nullcontext(), StopRequest() as stop, quiet():
         model = with_adapter(base, settings.lora, training)
+        attention = str(base.config._attn_implementation)  # noqa: SLF001
+        activations = choose_activations(settings, train, tokens_a_pass(training), copied > 0, attention)
         if training.packing:
             check_packing(model, sorted(train["input_ids"][:8], key=len)[:2])
         trainer = build_trainer(
-            model, tokenizer, train, validation, settings, optimizer, store, stop=stop, report=report_metrics
+            model, tokenizer, train, validation, settings, optimizer, activations.again, store, stop, report_metrics
         )
-        tell(describe(trainer, settings, copied))
+        tell(describe(trainer, settings, copied, str(activations)))
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         with _tracking(settings):
@@ -197,6 +205,7 @@ def build_trainer(
     validation: Dataset | None,
     settings: Settings,
     optimizer: str,
+    checkpointing: bool,
     store: CheckpointStore,
     stop: StopRequest,
     report: Callable[[dict[str, float]], None] | None,
@@ -210,14 +219,14 @@ def build_trainer(
     speed, progress = SpeedCallback(), ProgressCallback()
     trainer = AdapterTrainer(
         model=model,
-        args=trainer_arguments(settings, optimizer, store.folder, validation is not None),
+        args=trainer_arguments(settings, optimizer, checkpointing, store.folder, validation is not None),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=muon(training) if optimizer == MUON else None,
         store=store,
         sampler=sampler,
-        tokens=training.micro_batch_tokens or (CPU_TOKENS if training_device().type == "cpu" else None),
+        tokens=tokens_a_pass(training),
     )
     fold_adapters(model)
     from transformers import PrinterCallback
@@ -227,6 +236,11 @@ def build_trainer(
     handler.callbacks.insert(1, speed)  # after DefaultFlowCallback, before those that pass logs on
     handler.callbacks += [progress, RunCallback(stop, sampler, report)]
     return trainer
+
+
+def tokens_a_pass(training: TrainingSection) -> int | None:
+    """Tokens at which a batch is taken in parts, if it is."""
+    return training.micro_batch_tokens or (CPU_TOKENS if training_device().type == "cpu" else None)
 
 
 def _train(trainer: AdapterTrainer, store: CheckpointStore, stop: StopRequest) -> int | None:

@@ -75,7 +75,7 @@ def fold_adapters(model: nn.Module) -> tuple[int, int]:
     layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
     folded = 0
     for layer in layers:
-        if type(layer) is LoraLinear and _exact(layer) and _cheaper(layer):
+        if type(layer) is LoraLinear and _exact(layer) and _pays(layer):
             layer.__class__ = FoldedLinear
             folded += 1
     return folded, len(layers)
@@ -90,7 +90,10 @@ def _exact(layer: Any) -> bool:
     return plain and unbiased and undropped and all(w.dtype == torch.float32 for w in weights)
 
 
-def _cheaper(layer: Any) -> bool:
-    size = layer.in_features * layer.out_features
-    rank = max(layer.r.values())
-    return bool(size < 3 * rank * (layer.in_features + layer.out_features))
+def _pays(layer: Any) -> bool:
+    return folding_pays(layer.in_features, layer.out_features, max(layer.r.values()))
+
+
+def folding_pays(inputs: int, outputs: int, rank: int) -> bool:
+    """Whether a LoRA layer is cheaper multiplied once."""
+    return inputs * outputs < 3 * rank * (inputs + outputs)

@@ -9,6 +9,7 @@ scaled-dot-product attention as transformers writes them. benchmarks/memory.py h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -49,6 +50,7 @@ class Method:
     """How it is trained, as far as memory depends on it."""
 
     bits: Literal[4, 8, 16]
+    """Of a frozen weight while it is trained over: 16 too where 4 bits were de-quantised once."""
     nested: bool
     width: Literal[2, 4]
     """Bytes of an activation and of a weight that is not quantised."""
@@ -58,9 +60,17 @@ class Method:
     checkpointing: bool
     attention: Attention
     loss: Loss
-    """full: logits of every token; completion: of those with loss; chunked: of these, a tile at a time."""
+    """full: logits of every token at once; completion: of those with loss, in our tiles; chunked: in TRL's."""
     optimizer: str
     cuda: bool
+
+    def folds(self, linear: Linear) -> bool:
+        """Whether LoRA is multiplied once with the frozen weight (training/frozen.py), which keeps their sum."""
+        if self.width != FLOAT or self.bits != 16 or self.dropout or linear.name not in self.targets:
+            return False
+        from text2sql.training.frozen import folding_pays
+
+        return folding_pays(linear.inputs, linear.outputs, self.rank)
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,7 @@ def estimate(shape: Shape, method: Method, batch: MicroBatch) -> Memory:
     logits = loss_memory(shape, method, batch)
     # When it gets to the layers, the logits are gone, and with them what the last norm kept.
     backward = layer + backward_work(shape, method, batch) - _after_layers(shape, method, batch)
+    step = optimizer_work(shape, method) - kept  # … and when the optimizer steps, all that was kept
     return Memory(
         {
             WEIGHTS: quantised,
@@ -102,7 +113,7 @@ def estimate(shape: Shape, method: Method, batch: MicroBatch) -> Memory:
             OPTIMIZER: optimizer_state(method.optimizer) * adapter,
             ACTIVATIONS: kept,
             LOGITS: logits,
-            WORKING: max(0.0, backward - logits),
+            WORKING: max(0.0, backward - logits, step - logits),
         }
     )
 
@@ -128,9 +139,25 @@ def optimizer_state(name: str) -> float:
     return FLOAT if name.startswith(("sgd", "lion", "rmsprop", "adagrad", "muon")) else 2 * FLOAT
 
 
+def optimizer_work(shape: Shape, method: Method) -> float:
+    """What a step needs beside the state: Muon's stack of all matrices of a shape, and its iteration over them."""
+    if method.optimizer != "muon":
+        return 0.0
+    sides: Counter[int] = Counter()
+    for part in shape.targeted(method.targets):
+        sides[part.inputs] += part.count  # A
+        sides[part.outputs] += part.count  # B
+    inside = 2 if method.cuda else FLOAT
+    return max(
+        count * (method.rank * side * (FLOAT + 2 * inside) + 2 * min(method.rank, side) ** 2 * inside)
+        for side, count in sides.items()
+    )
+
+
 def activations(shape: Shape, method: Method, batch: MicroBatch) -> tuple[float, float]:
     """Bytes kept from the forward pass, and what one layer adds to it while it is computed again (checkpointing)."""
-    layer = batch.tokens * layer_bytes(shape, method, batch)
+    sums = FLOAT * sum(part.parameters for part in shape.linears if method.folds(part)) / shape.layers
+    layer = batch.tokens * layer_bytes(shape, method, batch) + sums
     around = _after_layers(shape, method, batch)
     if batch.masked:
         around += batch.tokens * batch.length  # the mask itself, a byte a pair
@@ -171,7 +198,7 @@ def _adapter_bytes(shape: Shape, method: Method) -> float:
     """
     targets = shape.targeted(method.targets)
     a_layer = {part.name: part.count / shape.layers for part in targets}
-    low_rank = method.rank * method.width * sum(a_layer.values())
+    low_rank = method.rank * method.width * sum(a_layer[part.name] for part in targets if not method.folds(part))
     copies = _widened(method)
     if method.dropout:
         noise = 1 if method.cuda else (FLOAT if copies else method.width)
@@ -197,16 +224,29 @@ def _shared_inputs(targets: Sequence[Linear]) -> list[int]:
 
 
 def loss_memory(shape: Shape, method: Method, batch: MicroBatch) -> float:
-    """Log-probabilities, their gradient and that of the logits, all in fp32, when the backward pass begins."""
+    """A tile of logits, and the hidden states of scored tokens with their gradient.
+
+    Where logits stand whole: log-probabilities, their gradient and that of the logits, all in fp32, when the backward
+    pass begins.
+    """
+    if method.loss == "full":
+        return float(batch.tokens * shape.vocabulary * (3 * FLOAT + method.width))
     if method.loss == "chunked":
         tile = min(batch.scored, TILE_TOKENS) * TILE_WORDS * method.width
         return tile + batch.scored * shape.hidden * (FLOAT + method.width)
-    tokens, kept = (batch.tokens, method.width) if method.loss == "full" else (batch.scored, 0)
-    return float(tokens * shape.vocabulary * (3 * FLOAT + kept))
+    from text2sql.training.loss import tokens_a_tile
+
+    narrow = method.width if method.width < FLOAT else 0  # made in 16 bits, and widened
+    tile = min(batch.scored, tokens_a_tile(shape.vocabulary)) * shape.vocabulary * (FLOAT + narrow)
+    return float(tile + 2 * batch.scored * shape.hidden * method.width)
 
 
 def backward_work(shape: Shape, method: Method, batch: MicroBatch) -> float:
-    """Gradients that pass through the feed-forward part of one layer, and a layer's weights de-quantised."""
+    """Gradients that pass through the feed-forward part of one layer, and a layer's weights de-quantised.
+
+    A folded layer has the gradient of the whole sum for a moment.
+    """
     width = FLOAT if _widened(method) else method.width
     gradients = 2 * width * batch.tokens * (shape.intermediate + shape.hidden)
-    return gradients + (method.width * shape.largest_linear if method.bits != 16 else 0)
+    sums = FLOAT * max((part.inputs * part.outputs for part in shape.linears if method.folds(part)), default=0)
+    return gradients + sums + (method.width * shape.largest_linear if method.bits != 16 else 0)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import Settings
 from text2sql.training.planner.cost import MFU, Cost, Device, cost, operations, read_devices
-from text2sql.training.planner.memory import Memory, Method, MicroBatch, estimate
+from text2sql.training.planner.memory import UNQUANTISED, WEIGHTS, Memory, Method, MicroBatch, estimate
 from text2sql.training.planner.shape import Shape, shape_of
 from text2sql.training.planner.workload import Workload, workload_of
 
@@ -21,6 +21,8 @@ CONTEXT_BYTES = 0.7 * GIB
 """Driver, kernels and cuBLAS workspaces, which no allocator of torch's counts: an allowance."""
 FRAGMENTED = 0.08
 """Share of what is allocated and freed in every step that the caching allocator cannot use again: an allowance."""
+MARGIN = 0.15
+"""By how much what training adds to the loaded weights may be more than planned, as benchmarks/memory.py claims."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class OnDevice:
 
     device: Device
     memory: Memory
+    checkpointing: bool
+    """As training.gradient_checkpointing says, or as auto would choose here."""
     fits: bool
     cost: Cost
     largest_rows: int
@@ -49,6 +53,8 @@ class Plan:
     teraflop: float
     """10^12 operations of all steps, without recomputation."""
     devices: tuple[OnDevice, ...]
+    automatic: bool
+    """Whether each device's checkpointing is what auto would choose on it."""
     mfu: float
     currency: str
     prices_as_of: str
@@ -57,7 +63,7 @@ class Plan:
         """As JSON: bytes, hours and money as numbers, every assumption beside them."""
         return {
             "model": {**asdict(self.shape), "trainable": self.adapter, "trainable_share": self.trainable_share},
-            "method": asdict(self.method),
+            "method": {k: v for k, v in asdict(self.method).items() if k != "checkpointing"},  # each device's own
             "workload": asdict(self.workload),
             "teraflop": self.teraflop,
             "assumptions": {
@@ -72,6 +78,7 @@ class Plan:
                 {
                     **asdict(found.device),
                     "memory_bytes": {**found.memory.parts, "total": found.memory.total},
+                    "checkpointing": found.checkpointing,
                     "fits": found.fits,
                     "largest_rows": found.largest_rows,
                     "changes": list(found.changes),
@@ -118,19 +125,20 @@ def plan_run(
         workload=workload,
         teraflop=operations(shape, method, workload, recomputed=False) / 1e12,
         devices=placed,
+        automatic=settings.training.gradient_checkpointing == "auto",
         mfu=mfu,
         currency=currency,
         prices_as_of=as_of,
     )
 
 
-def method_of(settings: Settings, device: torch.device) -> Method:
-    """How the settings train on the device at hand."""
+def method_of(settings: Settings, device: torch.device, copied: bool = False, flash: bool = False) -> Method:
+    """How the settings train on the device at hand; `copied` where 4-bit weights are de-quantised once."""
     from text2sql.training.model import resolve_precision
 
-    return _method(
-        settings, resolve_precision(settings.training.precision, device), cuda=device.type == "cuda", flash=False
-    )
+    precision = resolve_precision(settings.training.precision, device)
+    found = _method(settings, precision, cuda=device.type == "cuda", flash=flash)
+    return replace(found, bits=16) if copied else found
 
 
 def gpu_method(settings: Settings, device: Device) -> Method:
@@ -148,7 +156,7 @@ def _method(settings: Settings, precision: str, cuda: bool, flash: bool) -> Meth
         rank=lora.r,
         targets=tuple(lora.target_modules),
         dropout=lora.lora_dropout,
-        checkpointing=training.gradient_checkpointing,
+        checkpointing=training.gradient_checkpointing is True,
         attention="flash_attention_2" if flash and training.packing else "sdpa",
         loss="chunked" if cuda else "completion",
         optimizer=training.optim,
@@ -158,22 +166,51 @@ def _method(settings: Settings, precision: str, cuda: bool, flash: bool) -> Meth
 
 def on_gpu(shape: Shape, settings: Settings, batch: MicroBatch, device: Device) -> Memory:
     """Memory on a GPU, driver and allocator included."""
-    found = estimate(shape, gpu_method(settings, device), batch)
-    return Memory({**found.parts, CONTEXT: CONTEXT_BYTES, FRAGMENTS: FRAGMENTED * found.activation_like})
+    found = fragmented(estimate(shape, gpu_method(settings, device), batch))
+    return Memory({**found.parts, CONTEXT: CONTEXT_BYTES})
+
+
+def fragmented(memory: Memory) -> Memory:
+    """… with what the caching allocator of a GPU cannot use again."""
+    return Memory({**memory.parts, FRAGMENTS: FRAGMENTED * memory.activation_like})
+
+
+def added(memory: Memory) -> float:
+    """Bytes that come to the loaded weights while training."""
+    return memory.total - sum(memory.parts.get(name, 0.0) for name in (WEIGHTS, UNQUANTISED, CONTEXT))
+
+
+def leaves_room(memory: Memory, free: float) -> bool:
+    """Whether training fits into what is free beside the loaded weights, if the plan is too low by its margin."""
+    return added(memory) * (1 + MARGIN) <= free
+
+
+def settled(shape: Shape, settings: Settings, batch: MicroBatch, device: Device) -> Settings:
+    """With gradient_checkpointing auto replaced by what it would choose on a device that does nothing else."""
+    if settings.training.gradient_checkpointing != "auto":
+        return settings
+    kept = _set(settings, "training", gradient_checkpointing=False)
+    memory = on_gpu(shape, kept, batch, device)
+    there = memory.total - added(memory)
+    fits = leaves_room(memory, device.memory_gib * GIB - there)
+    return kept if fits else _set(settings, "training", gradient_checkpointing=True)
 
 
 def _place(
     shape: Shape, settings: Settings, workload: Workload, device: Device, mfu: float, price: float | None
 ) -> OnDevice:
+    largest_rows = _largest_rows(shape, settings, workload, device)
+    settings = settled(shape, settings, workload.largest, device)
     memory = on_gpu(shape, settings, workload.largest, device)
     fits = memory.total <= device.memory_gib * GIB
     changes = _faster(shape, settings, workload, device) if fits else _smaller(shape, settings, workload, device)
     return OnDevice(
         device=device,
         memory=memory,
+        checkpointing=settings.training.gradient_checkpointing is True,
         fits=fits,
         cost=cost(shape, gpu_method(settings, device), workload, device, mfu, price),
-        largest_rows=_largest_rows(shape, settings, workload, device),
+        largest_rows=largest_rows,
         changes=changes,
     )
 
@@ -183,10 +220,14 @@ def _with_rows(batch: MicroBatch, rows: int) -> MicroBatch:
 
 
 def _largest_rows(shape: Shape, settings: Settings, workload: Workload, device: Device) -> int:
-    """Memory is linear in rows but for the fused loss's tile, so doubling and halving finds it."""
+    """Memory is linear in rows but for the fused loss's tile, so doubling and halving finds it.
+
+    Under auto this is with checkpointing, which that falls back to.
+    """
 
     def fits(rows: int) -> bool:
-        return on_gpu(shape, settings, _with_rows(workload.largest, rows), device).total <= device.memory_gib * GIB
+        batch = _with_rows(workload.largest, rows)
+        return on_gpu(shape, settled(shape, settings, batch, device), batch, device).total <= device.memory_gib * GIB
 
     if not fits(1):
         return 0
@@ -233,12 +274,11 @@ def _steps_down(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _faster(shape: Shape, settings: Settings, workload: Workload, device: Device) -> tuple[str, ...]:
-    """Activations kept rather than computed again, where they fit."""
-    if not settings.training.gradient_checkpointing:
+    """Activations kept rather than computed again, where auto would."""
+    if settings.training.gradient_checkpointing is not True:
         return ()
-    kept = _set(settings, "training", gradient_checkpointing=False)
-    fits = on_gpu(shape, kept, workload.largest, device).total <= device.memory_gib * GIB
-    return ("training.gradient_checkpointing=false",) if fits else ()
+    chosen = settled(shape, _set(settings, "training", gradient_checkpointing="auto"), workload.largest, device)
+    return () if chosen.training.gradient_checkpointing else ("training.gradient_checkpointing=auto",)
 
 
 def _yaml(value: Any) -> str:

@@ -108,13 +108,12 @@ def _run(
     else:
         sequences = count
         padded_row = padded(sample, size * training.gradient_accumulation_steps, size, training.group_by_length)
-        longest = sorted(sample, key=lambda row: row.length)[-size:]
+        longest = list(sample)
         if len(sample) == 1:  # assumed: the longest of them may be as long as is allowed
             longest = [Row(training.max_length, math.ceil(training.max_length * scored / tokens))]
         longest += longest[-1:] * (size - len(longest))
-        limit = training.micro_batch_tokens or math.inf
-        longest = longest[-max(1, int(min(size, limit // longest[-1].length))) :]
-        largest = MicroBatch(len(longest), longest[-1].length, sum(row.scored for row in longest))
+        together = [longest[i] for i in fullest([row.length for row in longest], size, training.micro_batch_tokens)]
+        largest = MicroBatch(len(together), together[0].length, sum(row.scored for row in together))
     steps_an_epoch = math.ceil(sequences / (size * devices * training.gradient_accumulation_steps))
     in_parts = math.ceil(sequences * padded_row / training.micro_batch_tokens) if training.micro_batch_tokens else 0
     passes_an_epoch = max(math.ceil(sequences / (size * devices)), math.ceil(in_parts / devices))
@@ -132,6 +131,25 @@ def _run(
         left_out=left_out,
         source=source,
     )
+
+
+def fullest(lengths: Sequence[int], size: int, limit: int | None) -> list[int]:
+    """Which rows make the micro-batch of most tokens, padding included, the longest row first.
+
+    Of at most `size` rows and `limit` tokens; a row that is longer alone is one by itself.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    best: list[int] = []
+    most, before = 0, 0
+    for place, row in enumerate(order):
+        length = lengths[row]
+        if length == before:
+            continue  # fewer of the same
+        before = length
+        together = order[place : place + max(1, min(size, (limit or size * length) // length))]
+        if len(together) * length > most:
+            best, most = together, len(together) * length
+    return best
 
 
 def padded(sample: Sequence[Row], batch: int, size: int, grouped: bool) -> float:
