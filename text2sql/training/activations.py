@@ -58,6 +58,7 @@ def choose_activations(
     try:
         memory = estimate(shape_of(settings.model), method, batch)
     except ModelError as error:
+        any_asks(True)  # the others may know, and wait for this one
         return Activations(True, f"auto: {error}")
     memory = fragmented(memory) if device.type == "cuda" else memory
     free = free_on(device)
