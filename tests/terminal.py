@@ -6,16 +6,22 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def on_terminal(
-    command: Sequence[str], cwd: Path, environment: Mapping[str, str]
+    command: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str],
+    told: Callable[[subprocess.Popen[str], bytes], None] = lambda process, piece: None,
 ) -> tuple[subprocess.CompletedProcess[str], str]:
-    """What it did, with `stderr` as it was sent, and that text without control sequences."""
+    """What it did, with `stderr` as it was sent, and that text without control sequences.
+
+    `told` is called with each piece of it when it comes.
+    """
     leader, follower = os.openpty()
     sent = bytearray()
 
@@ -23,6 +29,7 @@ def on_terminal(
         try:
             while piece := os.read(leader, 65_536):
                 sent.extend(piece)
+                told(process, piece)
         except OSError:  # the last one that wrote to it has gone
             pass
 
