@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import termios
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+SIZE = (40, 120)
+"""Lines and columns."""
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -16,20 +19,22 @@ def on_terminal(
     command: Sequence[str],
     cwd: Path,
     environment: Mapping[str, str],
-    told: Callable[[subprocess.Popen[str], bytes], None] = lambda process, piece: None,
+    told: Callable[[int, bytes], None] | None = None,
 ) -> tuple[subprocess.CompletedProcess[str], str]:
     """What it did, with `stderr` as it was sent, and that text without control sequences.
 
-    `told` is called with each piece of it when it comes.
+    `told` is called with the process's id and each piece when it comes.
     """
     leader, follower = os.openpty()
+    termios.tcsetwinsize(follower, SIZE)  # as it is opened it has no room for anything
     sent = bytearray()
 
     def read() -> None:
         try:
             while piece := os.read(leader, 65_536):
                 sent.extend(piece)
-                told(process, piece)
+                if told is not None:
+                    told(process.pid, piece)
         except OSError:  # the last one that wrote to it has gone
             pass
 
