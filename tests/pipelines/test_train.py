@@ -62,7 +62,7 @@ def train(config: Path) -> Callable[..., Result]:
 def first_on_a_terminal(config: Path, cwd: Path) -> tuple[Result, Silence]:
     """As a user types it, and how long they looked at nothing."""
     silence = Silence()
-    environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(PROJECT / "run.py"), "--pipeline", "train", "--config", str(config)]
     done, shown = on_terminal(command, cwd, environment, silence)
     return Result(CliRunner(), done.stdout.encode(), shown.encode(), b"", None, done.returncode, None), silence
