@@ -13,7 +13,7 @@ PAGE = """\
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
 body { font: 13px/1.4 system-ui, sans-serif; margin: .75rem 1rem; color: #1f2430; background: #fff; }
 h1 { font-size: 1.2rem; margin: 0 0 .6rem; } h2 { font-size: 1rem; margin: 1.1rem 0 .4rem; }
-.scroll { overflow-x: auto; } svg { overflow: visible; } table { border-collapse: collapse; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #d9dce3; text-align: left; vertical-align: top; }
 th { background: #f3f4f7; white-space: nowrap; } td { white-space: pre-wrap; } td.long { min-width: 15rem; }
 td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }

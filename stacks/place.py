@@ -128,19 +128,18 @@ def zenml_has_run() -> bool:
 
 
 def zenml_client() -> Any:
-    """ZenML's client; where it has never run, that makes its store, and takes a while."""
-    if zenml_has_run():
-        with working("starting ZenML"):
-            from zenml.client import Client
-
-            return Client()
-    print("ZenML runs here for the first time: making its store, for half a minute", file=sys.stderr)  # noqa: T201
-    with working("making ZenML's store"):
+    """ZenML's client, with its store open; where it has never run, that makes the store, and takes a while."""
+    is_new = not zenml_has_run()
+    if is_new:
+        print("ZenML runs here for the first time: making its store, for half a minute", file=sys.stderr)  # noqa: T201
+    with working("making ZenML's store" if is_new else "starting ZenML"):
         from zenml.client import Client
 
-        # It would warn that no stack is active yet, and that it takes the default one.
-        logging.getLogger("zenml.zen_stores.base_zen_store").setLevel(logging.ERROR)
-        return Client()
+        if is_new:  # it would warn that no stack is active yet, and that it takes the default one
+            logging.getLogger("zenml.zen_stores.base_zen_store").setLevel(logging.ERROR)
+        client = Client()
+        _ = client.zen_store  # made at its first use, which is to be here, where the wait is told of
+    return client
 
 
 @contextmanager

@@ -1,10 +1,21 @@
+import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from huggingface_hub import try_to_load_from_cache
 
+from tests.serving.hub import Hub, hub_of_models
+from tests.terminal import on_terminal
+from tests.training_fixtures import splits, tiny_settings
+from text2sql.config import ModelSection
 from text2sql.errors import ModelError
 from text2sql.hub import check_on_hub
+
+PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -37,3 +48,54 @@ def test_a_cached_model_is_enough(offline: Path):
     check_on_hub("owner/name")
     with pytest.raises(ModelError, match="cannot load model"):
         check_on_hub("owner/name", "another-revision")
+
+
+FETCH = "from text2sql.hub import FETCHED, snapshot; print(snapshot('someone/sql', None, FETCHED).is_dir())"
+
+
+@pytest.fixture
+def hub(tiny_model: Path, tmp_path: Path) -> Iterator[Hub]:
+    """With one model."""
+    with hub_of_models(tmp_path / "cache") as found:
+        found.push("someone/sql", tiny_model)
+        yield found
+
+
+def test_a_download_is_seen_on_a_terminal(hub: Hub, tmp_path: Path):
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": str(PROJECT)}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    done, shown = on_terminal([sys.executable, "-c", FETCH], tmp_path, environment)
+    assert (done.returncode, done.stdout) == (0, "True\n"), shown
+    told = [line for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    assert all(line.startswith("fetching someone/sql ") for line in told), "and none of the client's own bars"
+    [(there, of)] = re.findall(r"([\d.]+)/([\d.]+) [kM]B", told[-1])
+    assert there == of, "bytes, of how many"
+    assert done.stderr.endswith("\x1b[2K"), "the last line is wiped"
+
+
+@pytest.mark.parametrize("loads", ["finetune.load_base", "merge.load_adapter", "model.load_for_inference"])
+def test_weights_are_fetched_within_sight_before_they_are_loaded(
+    hub: Hub, loads: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Transformers would fetch them too, behind a spinner."""
+    from text2sql.evaluation.answering import local_model
+    from text2sql.training import finetune, merge
+    from text2sql.training.model import load_tokenizer
+
+    class LoadingError(Exception):
+        pass
+
+    def load(*_: object, **__: object) -> None:
+        raise LoadingError(try_to_load_from_cache("someone/sql", "model.safetensors"))
+
+    tokenizer = load_tokenizer(ModelSection(name=str(tiny_model)))
+    settings = tiny_settings(tiny_model, tmp_path, model={"name": "someone/sql"})
+    monkeypatch.setattr(f"text2sql.training.{loads}", load)
+    monkeypatch.setattr(finetune, "load_tokenizer", lambda _: tokenizer)
+    ways = {
+        "finetune.load_base": lambda: finetune.finetune(splits(), settings, output=tmp_path / "adapter"),
+        "merge.load_adapter": lambda: merge._adapter_answers(tmp_path, settings, tokenizer, splits()["train"]),
+        "model.load_for_inference": lambda: local_model("someone/sql", settings.evaluation).open().__enter__(),
+    }
+    with pytest.raises(LoadingError, match="model.safetensors"):
+        ways[loads]()

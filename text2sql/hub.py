@@ -1,13 +1,20 @@
-"""Whether the hub, or its cache on this machine, gives a model; asked before a run exists."""
+"""Models of the hub: whether it, or its cache on this machine, gives one, and its files, fetched within sight."""
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from text2sql.errors import ModelError
+from text2sql.progress import downloading
 
 OFFLINE = ("1", "true", "yes", "on")
 ASK_SECONDS = 15
+FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "model*.safetensors", "adapter_model.safetensors")
+"""Of a hub model: never a pickle, and weights once where the repository has them in several formats."""
 
 
 def check_on_hub(name: str, revision: str | None = None) -> None:
@@ -37,6 +44,44 @@ def remedy(name: str) -> str:
         "the hub does not give it; check the name and model.revision, the network, and for a gated model HF_TOKEN, "
         f"or download it elsewhere (hf download {name}) and set model.name to that folder"
     )
+
+
+def snapshot(name: str, revision: str | None, patterns: Sequence[str] | None = None, local: bool = False) -> Path:
+    """The folder of the cache that has a model's files; while they are fetched, a terminal sees how far that is.
+
+    Args:
+        patterns: which files; None for all.
+        local: ask the cache alone.
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted = None if patterns is None else [*patterns]
+    with downloading(f"fetching {name}") as tell:
+        found = snapshot_download(
+            name, revision=revision, allow_patterns=wanted, local_files_only=local, tqdm_class=_one_bar(tell)
+        )
+    return Path(found)
+
+
+def _one_bar(tell: Callable[[int, int], None]) -> Any:
+    """What the hub's client takes its bars from: one for all of them, fed with bytes.
+
+    Its own are three, of bytes that came in, bytes written and files, and stay on the screen when they are done.
+    """
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    counts: dict[int, int] = {}
+
+    class Silent(tqdm):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **{**named, "disable": False, "file": io.StringIO()})  # type: ignore[no-untyped-call]
+
+        def display(self, *_given: Any, **_named: Any) -> None:
+            if self.unit == "B" and self.total:
+                counts[id(self)] = int(self.n)
+                tell(max(counts.values()), int(self.total))
+
+    return Silent
 
 
 def newest_commit(name: str, revision: str | None, kind: str) -> str | None:

@@ -49,6 +49,21 @@ def working(label: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def downloading(label: str) -> Iterator[Callable[[int, int], None]]:
+    """While bytes come in; gives a function that is told how many are there, of how many. Silent off a terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = _stderr()
+    if not console.is_terminal:
+        yield lambda done, total: None  # noqa: ARG005
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(label, total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+
+
 def _lines(console: Any, label: str, total: int) -> Callable[[int], None]:
     done, written = 0, time.monotonic()
 

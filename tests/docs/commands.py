@@ -34,6 +34,17 @@ def commands(page: Path) -> list[Command]:
     return [command for command in found if command is not None]
 
 
+def library_commands(shell: str) -> list[Command] | None:
+    """The commands of a block that has nothing but `python -m text2sql`, without a pipe and the like; else None."""
+    try:
+        lines = [shlex.split(line, comments=True) for line in re.sub(r"\\\n\s*", "", shell).splitlines()]
+    except ValueError:  # a quote that another line closes
+        return None
+    found = [None if set(words) & {*_ENDS} else _ours(words) for words in lines if words]
+    ours = [command for command in found if command is not None and command.program == "-m text2sql"]
+    return ours if ours and len(ours) == len(found) else None
+
+
 def _ours(words: list[str]) -> Command | None:
     given = list(itertools.takewhile(_VARIABLE.match, words))
     match words[len(given) :]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -70,3 +71,20 @@ def test_any_height_has_two_to_six_grid_lines_and_stays_inside(highest: float):
 
 def test_a_single_step_is_drawn():
     assert lines(drawn([{"step": 0, "loss": 1.0}])) == [[(0.0, TOP)]]
+
+
+@pytest.mark.parametrize("highest", [0.0007, 0.75, 430.0])
+def test_labels_stand_where_no_point_can_be(highest: float):
+    """Along y left of the plot, in a margin that the longest of them fits into; along x below it, at their own step."""
+    picture = drawn([{"step": step, "loss": highest / step} for step in range(1, 31)])
+    texts = list(picture.iter("text"))
+    levels = [text for text in texts if float(text.attrib["x"].rstrip("%")) < 0]
+    assert len(levels) == len([line for line in picture.iter("line") if "stroke-opacity" in line.attrib])
+    assert {text.attrib["text-anchor"] for text in levels} == {"end"}
+    margin = int(re.search(r"padding-left: (\d+)px", picture.attrib["style"])[1])
+    assert margin >= 8 + 7 * max(len(text.text) for text in levels)
+    steps = [text for text in texts if text.attrib["x"].endswith("%")]
+    assert [text.text for text in steps] == ["step 0", "8", "15", "22", "30"]
+    for text in steps[1:]:
+        assert float(text.attrib["x"].rstrip("%")) == pytest.approx(100 * int(text.text) / 30, abs=0.1)
+        assert float(text.attrib["y"]) > BOTTOM + 12

@@ -53,6 +53,13 @@ def test_files_that_it_names_exist(notebook: Any):
     assert [path for path in named if not (PROJECT / path).is_file()] == []
 
 
+def test_it_promises_no_address_and_no_time(notebook: Any):
+    """Nobody knows where a copy of the project lies, nor how fast a reader's machine is."""
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert re.findall(r"https?://\S+|OWNER|\bminutes?\b", text) == []
+    assert 'REPOSITORY = ""' in text
+
+
 def test_the_switch_leads_to_a_config_of_mistral_7b(notebook: Any):
     """As far as this goes without its weights: the settings with which all that follows is called."""
     source = code(notebook)["settings"].replace("MISTRAL_7B = False", "MISTRAL_7B = True")

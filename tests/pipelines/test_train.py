@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 import run
+from tests.terminal import Silence, on_terminal
 from tests.training_fixtures import pipeline_settings
 
 pytestmark = [
@@ -22,6 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
+PROJECT = Path(__file__).parents[2]
 UNCACHED = {"find_champion", "promote"}
 """Steps that ask ZenML what is so now."""
 
@@ -55,17 +59,29 @@ def train(config: Path) -> Callable[..., Result]:
     return call
 
 
+def first_on_a_terminal(config: Path, cwd: Path) -> tuple[Result, Silence]:
+    """As a user types it, and how long they looked at nothing."""
+    silence = Silence()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(PROJECT / "run.py"), "--pipeline", "train", "--config", str(config)]
+    done, shown = on_terminal(command, cwd, environment, silence)
+    return Result(CliRunner(), done.stdout.encode(), shown.encode(), b"", None, done.returncode, None), silence
+
+
 def how(result: Result) -> dict[str, str]:
     """How each step came about, from the line that tells it."""
     [line] = [line for line in result.stderr.splitlines() if " · " in line]
     return dict(re.findall(r"(\w+) (cached|[\d.]+ s)", line))
 
 
+@pytest.mark.timeout(900)
 def test_from_rows_to_a_staged_model_then_from_the_cache(
-    train: Callable[..., Result], workdir: Path, zenml_client: Any, tiny_model: Path
+    train: Callable[..., Result], config: Path, workdir: Path, zenml_client: Any
 ):
-    first = train()
-    assert first.exit_code == 0, first.output
+    first, silence = first_on_a_terminal(config, workdir)
+    assert first.exit_code == 0, first.stderr
+    assert silence.worked < 3, f"seconds of silence after {silence.after!r}"
+    assert silence.waited < 30, "by the clock, on a machine that does much else"
     results = workdir / "results"
     assert sorted(path.name for path in results.iterdir()) == [
         "adapter",
@@ -103,11 +119,13 @@ def test_from_rows_to_a_staged_model_then_from_the_cache(
     steps = last.steps
     assert set(steps) == set(how(first))
     made = {name: versions[0] for step in steps.values() for name, versions in step.outputs.items()}
-    expected = {"raw_rows", "valid_rows", "rejected_rows", "validation_report", "splits", "token_report", "adapter"}
-    expected |= {"data_docs", "training_history", "merged_model", "parity_report", "champion", "evaluation", "verdict"}
-    assert expected <= set(made)
-    for name in expected:
-        assert zenml_client.get_artifact_version(made[name].id).visualizations, name
+    reports = {"validation_report", "token_report", "contamination_report", "trigger_report", "parity_report"}
+    assert set(made) == reports | {
+        *("raw_rows", "valid_rows", "rejected_rows", "data_docs", "splits"),
+        *("adapter", "training_history", "merged_model", "champion", "evaluation", "verdict"),
+    }
+    for name, version in made.items():
+        assert zenml_client.get_artifact_version(version.id).visualizations, name
 
     (results / "evaluation.json").unlink()
     second = train()

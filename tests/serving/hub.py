@@ -59,17 +59,20 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal is not None:
             return self._say(refusal[0], b"", {"X-Error-Code": refusal[1]} if refusal[1] else {})
         if path.startswith("/api/models/"):
-            owner, repository, kind, revision = path.removeprefix("/api/models/").split("/", 3)
+            owner, repository, *rest = path.removeprefix("/api/models/").split("/")
+            kind, revision, *folder = rest or ("revision", "main")
             name = f"{owner}/{repository}"
             found = self.hub.find(name, revision)
             if found is None:
                 return self._missing(name)
+            if folder:
+                return self._say(404, b"", {"X-Error-Code": "EntryNotFound"})
             files = [file for file in found[1].iterdir() if file.is_file()]
             said = {"id": name, "sha": found[0], "siblings": [{"rfilename": file.name} for file in files]}
             tree = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
             return self._say(200, json.dumps(tree if kind == "tree" else said).encode(), {})
-        name, _, rest = path[1:].partition("/resolve/")
-        revision, _, file = rest.partition("/")
+        name, _, below = path[1:].partition("/resolve/")
+        revision, _, file = below.partition("/")
         found = self.hub.find(name, revision)
         if found is None:
             return self._missing(name)

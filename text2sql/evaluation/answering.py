@@ -73,9 +73,10 @@ def local_model(
 
     @contextmanager
     def opened() -> Iterator[Answerer]:
+        with working("loading Transformers"):
+            from text2sql.training.model import fetch, load_for_inference
+        fetch(str(name), revision)
         with working(f"loading {public_name(str(name))}"):
-            from text2sql.training.model import load_for_inference
-
             loaded = load_for_inference(name, revision, trust_remote_code, chat_template=chat_template and not recipe)
         answerer = LocalModel(*loaded, evaluation, public_name(str(name)))
         del loaded

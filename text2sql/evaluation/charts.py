@@ -1,7 +1,8 @@
 """The loss curve as a picture that needs no script and no network.
 
 The SVG stretches to the width it is given while its text keeps its size: positions along x are percentages, and only
-the lines live in a nested box that is stretched. Colours come from the page's CSS variables, with a fallback each.
+the lines live in a nested box that is stretched. Labels along y stand in a margin of its own, outside of all of this,
+where no point of a curve can be. Colours come from the page's CSS variables, with a fallback each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ TOP, BOTTOM = 44, 232
 WIDTH = 1000
 """Units along x in the stretched box."""
 TRAIN, VALIDATION = "var(--tuned, #4f46e5)", "var(--accent, #d97706)"
+LETTER, GAP = 7, 8
+"""Pixels: what a digit takes at most, and what is between labels along y and the plot."""
 MARKED_POINTS = 80
 """A line with more points than this is drawn without a dot for each."""
 
@@ -31,12 +34,14 @@ def loss_curve_svg(history: Sequence[Mapping[str, float]]) -> str:
         return ""
     last = max(step for step, _ in train + validation) or 1.0
     top, ticks = _scale(max(loss for _, loss in train + validation))
-    parts = [_lines(top, ticks), _steps(last)]
+    labels = [f"{tick:.4g}" for tick in ticks]
+    margin = LETTER * max(map(len, labels)) + GAP
+    parts = [_lines(top, ticks), _levels(top, ticks, labels), _steps(last)]
     parts += _series(train, last, top, TRAIN, "train")
     parts += _series(validation, last, top, VALIDATION, "validation")
-    parts.append(_levels(top, ticks))
     return (
         f'<svg class="curve" role="img" width="100%" height="{HEIGHT}" font-size="12" '
+        f'style="box-sizing: border-box; padding-left: {margin}px; overflow: visible" '
         f'font-family="system-ui, sans-serif" fill="currentColor" aria-label="{_summary(train, validation)}">'
         f"{''.join(parts)}{_legend(bool(train), bool(validation))}</svg>"
     )
@@ -73,20 +78,23 @@ def _lines(top: float, ticks: list[float]) -> str:
     )
 
 
-def _levels(top: float, ticks: list[float]) -> str:
-    """Labels along y, over the lines and with a halo, since a falling curve passes right behind them."""
-    halo = 'style="stroke: var(--card, #fff); paint-order: stroke" stroke-width="4" stroke-linejoin="round"'
-    return "".join(f'<text x="0" y="{_y(tick, top) - 4}" {halo}>{tick:.4g}</text>' for tick in ticks)
+def _levels(top: float, ticks: list[float], labels: list[str]) -> str:
+    """Labels along y, each before its line."""
+    return "".join(
+        f'<text x="-{GAP}" y="{_y(tick, top) + 4}" text-anchor="end" opacity="0.7">{label}</text>'
+        for tick, label in zip(ticks, labels, strict=True)
+    )
 
 
 def _steps(last: float) -> str:
-    """Labels along x: start, quarters, end."""
+    """Labels along x: start, quarters, end; each a whole step, and where that step is."""
     labels = []
     for quarter, anchor in enumerate(("start", "middle", "middle", "middle", "end")):
-        text = f"{last * quarter / 4:.0f}" if quarter else "step 0"
+        step = round(last * quarter / 4)
         if last >= 4 or quarter in (0, 4):
+            place, text = 100 * step / last, f"{step:,}" if quarter else "step 0"
             labels.append(
-                f'<text x="{quarter * 25}%" y="{BOTTOM + 18}" text-anchor="{anchor}" opacity="0.7">{text}</text>'
+                f'<text x="{place:.4g}%" y="{BOTTOM + 18}" text-anchor="{anchor}" opacity="0.7">{text}</text>'
             )
     return "".join(labels)
 

@@ -20,7 +20,16 @@ from text2sql.evaluation.few_shot import Examples
 from text2sql.evaluation.score import score_systems
 from text2sql.evaluation.slices import slice_scores, slices_of
 from text2sql.evaluation.statistics import RowFigures, compare
-from text2sql.evaluation.types import Comparison, Evaluation, SystemScores, TestRow, TokenLoss, subject_of
+from text2sql.evaluation.types import (
+    Comparison,
+    Evaluation,
+    RowScore,
+    SystemScores,
+    TestRow,
+    TokenLoss,
+    subject_of,
+)
+from text2sql.progress import working
 from text2sql.sql.parse import first_statement
 from text2sql.training.recipe import public_name, recipe_of
 
@@ -67,6 +76,18 @@ def evaluate_systems(
     judged = score_systems(rows, predictions, settings.evaluation, settings.data.databases)
     judging = time.perf_counter() - started
     logger.info("judged %d answers in %.1f s", len(rows) * len(answers), judging)
+    with working("figures and their intervals"):
+        return _added_up(rows, answers, judged, judging / len(answers), settings)
+
+
+def _added_up(
+    rows: Dataset,
+    answers: Mapping[str, _Answers],
+    judged: Mapping[str, list[RowScore]],
+    judging: float,
+    settings: Settings,
+) -> Evaluation:
+    """Marks of rows as figures of systems, slices and comparisons; `judging` is what each system's share of it took."""
     golds, resamples = rows["answer"][:], settings.evaluation.resamples
     systems, of_rows = [], {}
     for name, found in answers.items():
@@ -78,7 +99,7 @@ def evaluate_systems(
                 figures=figures,
                 predictions=found.texts,
                 rows=judged[name],
-                seconds=found.seconds + judging / len(answers),
+                seconds=found.seconds + judging,
                 intervals=intervals,
                 losses=found.losses,
                 source=found.source,

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from text2sql.errors import ModelError
+from text2sql.hub import FETCHED, snapshot
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 CONFIGS = ("config.json", "tokenizer_config.json")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "model*.safetensors", ADAPTER_WEIGHTS)
-"""Of a hub model: never a pickle, and weights once where the repository has them in several formats."""
-
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -142,19 +140,18 @@ def small_file(name: str, model: str | Path, revision: str | None = None) -> Pat
 def _folder_with(patterns: Sequence[str], model: str | Path, revision: str | None) -> Path:
     if Path(model).is_dir():
         return Path(model)
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     from text2sql.training.model import explained
 
-    fetch = functools.partial(snapshot_download, str(model), revision=revision)
+    fetch = functools.partial(snapshot, str(model), revision)
     with explained(str(model)):
         if revision and COMMIT.fullmatch(revision):
             with contextlib.suppress(LocalEntryNotFoundError):
-                cached = Path(fetch(local_files_only=True))
+                cached = fetch(local=True)
                 if _is_complete(cached):
                     return cached
-        return Path(fetch(allow_patterns=list(patterns)))
+        return fetch(patterns)
 
 
 def _check_complete(folder: Path) -> None:

@@ -29,7 +29,7 @@ from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerpr
 from text2sql.training.distributed import first_alone, is_first, join
 from text2sql.training.frozen import dequantize_once, fold_adapters
 from text2sql.training.liger import check_liger, use_liger
-from text2sql.training.model import load_base, load_tokenizer, quiet, training_device
+from text2sql.training.model import fetch, load_base, load_tokenizer, quiet, training_device
 from text2sql.training.packing import check_packing
 from text2sql.training.tokens import SUFFIX, tokenize
 from text2sql.training.trainer import CPU_TOKENS, AdapterTrainer, EpochSampler, save_adapter
@@ -96,6 +96,8 @@ def finetune(
             f"{training.max_length} tokens and are left out"
         )
     validation = _validation_rows(splits, tokenizer, training)
+    if is_first():  # the others wait for the files' locks
+        fetch(settings.model.name, settings.model.revision)
     with working(f"loading {settings.model.name}") if is_first() else contextlib.nullcontext():
         base = load_base(settings.model, training, tokenizer)
     copied = dequantize_once(base, settings.model, base.dtype)

@@ -29,7 +29,15 @@ from text2sql.errors import ModelError, ParityError
 from text2sql.progress import working
 from text2sql.training.checkpoints import writing
 from text2sql.training.decoding import completion_logits, generate_tokens
-from text2sql.training.model import DTYPES, load_base, load_for_inference, load_tokenizer, quiet, training_device
+from text2sql.training.model import (
+    DTYPES,
+    fetch,
+    load_base,
+    load_for_inference,
+    load_tokenizer,
+    quiet,
+    training_device,
+)
 from text2sql.training.recipe import recipe_of, write_recipe
 
 
@@ -212,6 +220,7 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _adapter_answers(adapter: Path, settings: Settings, tokenizer: PreTrainedTokenizerBase, rows: Dataset) -> Answers:
+    fetch(settings.model.name, settings.model.revision)
     with working(f"loading the adapter on {settings.model.name}"):
         model = load_adapter(adapter, settings, tokenizer)
     return answers_of(model, tokenizer, rows, settings.evaluation)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from text2sql.config import ModelSection, TrainingSection
 from text2sql.data.chat import end_of_turn
 from text2sql.errors import ModelError
-from text2sql.hub import remedy
+from text2sql.hub import FETCHED, remedy, snapshot
 from text2sql.noise import is_loud
+from text2sql.progress import working
 
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[str, torch.dtype] = {
@@ -60,6 +62,18 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     if precision == "fp16" and device.type != "cuda":
         raise ModelError("training.precision fp16 needs a CUDA GPU and none is visible; set it to auto, bf16 or fp32")
     return cast("Precision", precision)
+
+
+def fetch(name: str, revision: str | None = None) -> None:
+    """Have a model of the hub in its cache before it is loaded; transformers would fetch it without a word.
+
+    Raises:
+        ModelError: it is not to be had.
+    """
+    if Path(name).is_dir():
+        return
+    with explained(name), contextlib.nullcontext() if sys.stderr.isatty() else working(f"fetching {name}"):
+        snapshot(name, revision, FETCHED)
 
 
 def load_tokenizer(model: ModelSection) -> PreTrainedTokenizerBase:
