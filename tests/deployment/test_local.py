@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -314,17 +315,17 @@ def test_after_a_crash_what_was_live_serves_while_another_is_tried(local: Local)
 
 
 def test_nothing_is_left_where_the_path_of_the_socket_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "short").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "short"))
     local = Local(tmp_path / ("long" * 20))
     local.folder.mkdir()
-    local.deploy("1")
-    os.kill(local.pid, signal.SIGKILL)
-    until(lambda: local.processes() == [], 30)
-    local.deploy("1")
-    assert len([*(tmp_path / "short").iterdir()]) == 1
-    local.target.stop(local.told.append)
-    assert [*(tmp_path / "short").iterdir()] == []
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # tmp_path may be long by itself
+        monkeypatch.setenv("TMPDIR", short)
+        local.deploy("1")
+        os.kill(local.pid, signal.SIGKILL)
+        until(lambda: local.processes() == [], 30)
+        local.deploy("1")
+        assert len([*Path(short).iterdir()]) == 1
+        local.target.stop(local.told.append)
+        assert [*Path(short).iterdir()] == []
 
 
 def test_a_rollback_while_the_old_one_still_ends_does_not_count_on_it(local: Local):
