@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 PROJECT = Path(__file__).parents[2]
 NOTEBOOK = PROJECT / "notebooks" / "training.ipynb"
-SHORTER = {"data.synthetic.rows=1600": "data.synthetic.rows=400", "training.max_steps=60": "training.max_steps=15"}
+SHORTER = {"data.synthetic.rows=1600": "data.synthetic.rows=1000", "training.max_steps=90": "training.max_steps=15"}
 """Fewer rows and steps than it is shipped with, and otherwise what is shipped: half a minute less of every test run."""
 
 
