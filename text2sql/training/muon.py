@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WIDENING = 0.2
+ADAMW_SIZE = 0.2
 """The root mean square of an AdamW step, which updates are scaled to (Liu et al. 2025, arXiv 2502.16982)."""
 
 
 class Muon(torch.optim.Muon):
     """torch's Muon with the update of all matrices of a shape computed at once, A and B of LoRA together.
 
-    torch takes them one by one and in bfloat16: on a CPU without units for it, a third of the training. Here they are
-    float32 on a CPU, bfloat16 elsewhere. Updates are scaled to the size of AdamW's, whose learning rates suit it.
+    torch takes them one by one and in bfloat16: on a CPU without units for it, a third of the training. Here bfloat16
+    is for CUDA, float32 for the rest. Updates are always scaled to the size of AdamW's (torch's match_rms_adamw), whose
+    learning rates suit it.
     """
 
     @torch.no_grad()
@@ -51,7 +52,7 @@ class Muon(torch.optim.Muon):
             if group["nesterov"]:
                 stack = torch.stack([_wide(gradients[i]) for i in places]).lerp_(stack, group["momentum"])
             updates = orthogonal(stack, group["ns_coefficients"], group["ns_steps"], group["eps"])
-            updates *= -group["lr"] * WIDENING * math.sqrt(longer)
+            updates *= -group["lr"] * ADAMW_SIZE * math.sqrt(longer)
             for i, update in zip(places, updates, strict=True):
                 _wide(parameters[i]).add_(update)
 

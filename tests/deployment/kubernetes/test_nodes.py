@@ -52,7 +52,7 @@ def server(tmp_path: Path) -> Iterator[JobSets]:
     server.close()
 
 
-def template(volume: Path | str = "/mnt/work", **finetune: Any) -> dict[str, Any]:
+def template(volume: Path | str = "/mnt/shared", **finetune: Any) -> dict[str, Any]:
     stack = {
         "orchestrator": {"kind": "kubernetes", "stop_seconds": 20},
         "image": "r.example.com/trainer:1",
@@ -187,7 +187,7 @@ def test_the_size_of_a_job():
 def test_checkpoints_that_other_nodes_would_not_see(tiny_model: Path, tmp_path: Path):
     settings = tiny_settings(tiny_model, tmp_path)
     check_shared(template(tmp_path), settings)
-    with pytest.raises(TrainingError, match=r"no volume that the nodes share \(/mnt/work\); --set .*=/mnt/work/checkp"):
+    with pytest.raises(TrainingError, match=r"no volume that the nodes share \(/mnt/shared\); --set .*=/mnt/shared/c"):
         check_shared(template(shared_memory="1Gi"), settings)
 
 

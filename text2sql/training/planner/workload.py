@@ -60,7 +60,7 @@ class Workload:
     passes: int
     """Micro-batches."""
     largest: MicroBatch
-    """Of the longest rows."""
+    """Of most tokens, padding included."""
     left_out: int
     """Rows an epoch that are longer than training.max_length."""
     source: str
@@ -108,11 +108,12 @@ def _run(
     else:
         sequences = count
         padded_row = padded(sample, size * training.gradient_accumulation_steps, size, training.group_by_length)
-        longest = list(sample)
+        rows_by_length = sorted(sample, key=lambda row: row.length)
         if len(sample) == 1:  # assumed: the longest of them may be as long as is allowed
-            longest = [Row(training.max_length, math.ceil(training.max_length * scored / tokens))]
-        longest += longest[-1:] * (size - len(longest))
-        together = [longest[i] for i in fullest([row.length for row in longest], size, training.micro_batch_tokens)]
+            rows_by_length = [Row(training.max_length, math.ceil(training.max_length * scored / tokens))]
+        rows_by_length += rows_by_length[-1:] * (size - len(rows_by_length))
+        lengths = [row.length for row in rows_by_length]
+        together = [rows_by_length[i] for i in fullest(lengths, size, training.micro_batch_tokens)]
         largest = MicroBatch(len(together), together[0].length, sum(row.scored for row in together))
     steps_an_epoch = math.ceil(sequences / (size * devices * training.gradient_accumulation_steps))
     in_parts = math.ceil(sequences * padded_row / training.micro_batch_tokens) if training.micro_batch_tokens else 0
