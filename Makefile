@@ -11,7 +11,7 @@ VLLM   := .venv-vllm
 UV     := 0.13.9
 CONFIG ?= configs/tiny.yaml
 ARGS   ?=
-JOBS   ?= 0
+JOBS   ?= 2
 
 # uv does not read pip's setting; handed on, a folder that holds a CPU build of torch is used.
 ifndef UV_FIND_LINKS
@@ -58,8 +58,8 @@ stop: install ## End what is live
 dashboard: install ## Show runs and their artifacts in ZenML's dashboard, and open it on a desktop
 	$(BIN)/python run.py --pipeline dashboard
 
-test: install ## Run the whole test suite, linters included: ARGS='-k gate' narrows it, JOBS=2 runs two files at a time
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup $(ARGS)
+test: install ## Run the whole test suite, linters included: ARGS='-k gate' narrows it, JOBS=0 runs one file after the other
+	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
 
 bench: install ## Run the benchmarks that need no GPU, in short versions (docs/performance.md)
 	PYTHONPATH=. $(BIN)/python benchmarks/training.py

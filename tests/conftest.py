@@ -1,8 +1,13 @@
 """Fixtures of all tests; those with a model in them live in training_fixtures.py."""
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["tests.training_fixtures", "tests.vllm_fixtures", "tests.zenml_fixtures"]
 
@@ -10,8 +15,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; threads of b
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side run files, not tests, so that a file's fixtures are made once; one worker has all that ask vLLM."""
-    for item in items:
-        of_vllm = "taught_model" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("vllm" if of_vllm else str(item.path)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadFileScheduling":
+    """Side by side run files, whose tests follow one another and share fixtures; one worker has all that ask vLLM.
+
+    xdist's own groups would say this in a mark, but not under pytest 9.2, where its suffix of a test's name is lost.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "vllm" if file.endswith("vllm.py") else file
+
+    return ByFile(config, log)
