@@ -107,11 +107,11 @@ def test_deep_and_long_text_neither_crashes_nor_hangs(sql: str):
 @pytest.mark.parametrize("name", ["CHAR", "VARCHAR", "DATE", "INT", "DECIMAL", "TIMESTAMP", "ARRAY", "STRUCT"])
 def test_nested_type_names_do_not_hang(name: str, closed: bool):
     text = "SELECT " + f"{name}(" * 25 + "1" + ")" * (25 * closed)
-    started = time.perf_counter()
+    started = time.process_time()
     for read in (parse, parse_statements):
         with suppress(ParseError):
             read(text)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def doubled(name: str) -> str:
@@ -227,9 +227,9 @@ def test_first_statement(text: str, statement: str):
     ],
 )
 def test_first_statement_of_any_text_is_found_quickly(text: str):
-    started = time.perf_counter()
+    started = time.process_time()
     first_statement(text)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_one_line_leaves_nothing_that_ends_or_hides_a_line():
