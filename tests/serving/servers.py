@@ -21,8 +21,8 @@ PASSWORD = "s3cret/wörd@1"
 
 
 def program(name: str) -> str | None:
-    """Where a program is: on the path, or where Debian and others put PostgreSQL's."""
-    found = shutil.which(name)
+    """Where a program is: on the path, or where Debian and others put those of servers."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     places = (path for folder in _POSTGRES_FOLDERS for path in Path(folder).glob(f"**/bin/{name}"))
     return found or next(map(str, places), None)
 
@@ -92,3 +92,54 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
             return
         time.sleep(0.1)
     raise TimeoutError(f"PostgreSQL does not answer on port {port}: {log.read_text('utf-8', 'replace')[-1000:]}")
+
+
+@contextlib.contextmanager
+def mariadb(script: str) -> Iterator[int]:
+    """A MariaDB that has run this script, with an owner of everything that has a password; its port. May skip."""
+    install, server = program("mariadb-install-db"), program("mariadbd")
+    if not install or not server:
+        pytest.skip("no MariaDB here: apt-get install mariadb-server")
+    import pymysql
+    from pymysql.constants import CLIENT
+
+    me = "root" if os.getuid() == 0 else os.environ.get("USER", "")
+    with tempfile.TemporaryDirectory(prefix="text2sql-mariadb-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        data, log, port = folder / "data", folder / "log", free_port()
+        alike = ["--no-defaults", f"--user={me}", f"--datadir={data}"]
+        subprocess.run(
+            [install, *alike, "--auth-root-authentication-method=normal", "--skip-test-db"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        with log.open("wb") as lines:
+            process = subprocess.Popen(
+                [server, *alike, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}",
+                 "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"],
+                stdout=lines, stderr=lines,
+            )  # fmt: skip
+        try:
+            _wait_for_file(folder / "socket", process, log)
+            owner = pymysql.connect(
+                unix_socket=str(folder / "socket"), user="root", client_flag=CLIENT.MULTI_STATEMENTS
+            )
+            with owner, owner.cursor() as cursor:
+                account = "owner@'127.0.0.1'"
+                cursor.execute(
+                    f"CREATE USER {account} IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO {account}; {script}"
+                )
+                while cursor.nextset():
+                    pass
+                owner.commit()
+            yield port
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_for_file(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline or process.poll() is not None:
+            raise TimeoutError(f"MariaDB does not start: {log.read_text('utf-8', 'replace')[-1000:]}")
+        time.sleep(0.1)

@@ -26,6 +26,11 @@ SCHEMA = parse_schema('CREATE TABLE singer (id INTEGER, name VARCHAR, "Age" INTE
         ("SELECT name FROM singer WHERE name LIKE 'j%'", "mysql", "SELECT name FROM singer WHERE name LIKE 'j%'"),
         ("SELECT '\\', '; DROP TABLE t; -- '", "mysql", "SELECT '\\\\', '; DROP TABLE t; -- '"),
         ("SELECT STRFTIME('%Y', name)", "mysql", "SELECT DATE_FORMAT(name, '%Y')"),
+        ("SELECT 7 / 2, age / id, name / 2", "mysql", "SELECT 7 DIV 2, `Age` DIV id, name / 2"),
+        ("SELECT (s.id + 1) / 2 FROM singer AS s", "duckdb", "SELECT (s.id + 1) // 2 FROM singer AS s"),
+        ("SELECT MAX(id) / 2 FROM singer", "bigquery", "SELECT DIV(MAX(id), 2) FROM singer"),
+        ("SELECT id / 2 / 3 FROM singer", "mysql", "SELECT (id DIV 2) DIV 3 FROM singer"),
+        ("SELECT id / 2 FROM singer", "postgres", "SELECT id / NULLIF(2, 0) FROM singer"),
     ],
 )  # fmt: skip
 def test_rendered(sql: str, dialect: str, text: str):

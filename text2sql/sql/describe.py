@@ -6,6 +6,7 @@ model, and the parser can read all of it.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import re
@@ -19,7 +20,7 @@ from text2sql.sql.ddl import quoted
 from text2sql.sql.schema import MAX_TABLES, Column, Schema, Table
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Inspector
 
 MAX_COLUMNS = 2_000
 MAX_NAME_CHARS = 128
@@ -71,10 +72,11 @@ def schema_behind(connection: Connection, only: Collection[str] | None = None) -
 
     inspector = inspect(connection)
     names = _wanted([*inspector.get_table_names(), *inspector.get_view_names()], only)
-    if not names:
+    columns = _columns(inspector, names) if names else {}
+    names = [name for name in names if name in columns]
+    if not names:  # or all would be meant
         return Schema(())
     asked: dict[str, Any] = {"filter_names": names, "kind": ObjectKind.ANY}
-    columns: dict[str, Any] = {key[1]: found for key, found in inspector.get_multi_columns(**asked).items()}
     primary: dict[str, Any] = {key[1]: found for key, found in inspector.get_multi_pk_constraint(**asked).items()}
     foreign: dict[str, Any] = {key[1]: found for key, found in inspector.get_multi_foreign_keys(**asked).items()}
     tables = []
@@ -93,6 +95,23 @@ def schema_behind(connection: Connection, only: Collection[str] | None = None) -
         if found:
             tables.append(Table(name, tuple(found[:MAX_COLUMNS])))
     return Schema(tuple(tables))
+
+
+def _columns(inspector: Inspector, names: list[str]) -> dict[str, Any]:
+    """The columns of each table and view, but for views that MySQL finds broken, or would write to describe."""
+    from sqlalchemy.engine.reflection import ObjectKind
+    from sqlalchemy.exc import DBAPIError, NoSuchTableError, UnreflectableTableError
+
+    try:
+        return {key[1]: found for key, found in inspector.get_multi_columns(None, names, ObjectKind.ANY).items()}
+    except (DBAPIError, NoSuchTableError, UnreflectableTableError) as error:
+        if inspector.dialect.name not in ("mysql", "mariadb") or getattr(error, "connection_invalidated", False):
+            raise
+    columns: dict[str, Any] = {}
+    for name in names:
+        with contextlib.suppress(DBAPIError, NoSuchTableError, UnreflectableTableError):
+            columns[name] = inspector.get_columns(name)
+    return columns
 
 
 def schema_of_csv(text: str, name: str = "data") -> Schema:

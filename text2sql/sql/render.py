@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 
-from sqlglot import Dialects, exp
+from sqlglot import Dialect, Dialects, exp
 from sqlglot.errors import ErrorLevel, SqlglotError
+from sqlglot.optimizer.annotate_types import annotate_types
 
 from text2sql.errors import SqlError, UnsafeSqlError
 from text2sql.sql.hints import column_names, is_quoted_text
@@ -39,8 +40,9 @@ def dialect_named(name: str) -> str:
 def render_sql(sql: str, dialect: str, schema: Schema | None = None) -> str:
     """One query as another database writes it, comments left out; for SQLite the text as it is.
 
-    LIKE becomes ILIKE where LIKE heeds case, as SQLite's does not. With the schema, double-quoted text that names no
-    column becomes a string, and names are written as declared, so that databases that heed their case find them.
+    LIKE becomes ILIKE where LIKE heeds case, as SQLite's does not, and a division of integers stays one where / makes
+    fractions. With the schema, columns of integers are known as such, double-quoted text that names no column becomes a
+    string, and names are written as declared, so that databases that heed their case find them.
 
     Raises:
         SqlError: no such dialect, no query, or something in it has no counterpart there.
@@ -57,6 +59,8 @@ def render_sql(sql: str, dialect: str, schema: Schema | None = None) -> str:
         if dialect not in _LIKE_IGNORES_CASE:
             for like in list(tree.find_all(exp.Like)):
                 like.replace(exp.ILike(this=like.this, expression=like.expression))
+        if not Dialect.get_or_raise(dialect).TYPED_DIVISION:
+            _divide_integers(tree, schema)
         text = tree.sql(dialect=dialect, unsupported_level=ErrorLevel.RAISE, comments=False)
     except SqlglotError as error:
         raise SqlError(f"the query cannot be written for {dialect}: {' '.join(str(error).split())[:200]}") from None
@@ -85,6 +89,21 @@ def _assert_known_there(tree: exp.Expr, dialect: str) -> None:
 
 def _is_date_argument(node: exp.Expr) -> bool:
     return isinstance(node.parent, exp.Func | exp.Cast) and not isinstance(node.parent, exp.Binary)
+
+
+def _divide_integers(tree: exp.Expr, schema: Schema | None) -> None:
+    """Write out that integers divide to an integer; a name is one where all tables that have it say so."""
+    whole: dict[str, bool] = {}
+    for declared in (column for table in (schema.tables if schema else ()) for column in table.columns):
+        name = declared.name.lower()
+        whole[name] = whole.get(name, True) and "INT" in declared.type.upper()  # SQLite's rule
+    for column in tree.find_all(exp.Column):
+        if whole.get(column.name.lower()):
+            column.type = exp.DataType.build("INT")
+    annotate_types(tree, dialect=DIALECT, overwrite_types=False)
+    for division in list(tree.find_all(exp.Div)):
+        if all(side.is_type(*exp.DataType.INTEGER_TYPES) for side in (division.left, division.right)):
+            division.replace(exp.IntDiv(this=division.left, expression=division.right))
 
 
 def _declared(tree: exp.Expr, schema: Schema) -> exp.Expr:
