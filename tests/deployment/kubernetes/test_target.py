@@ -351,7 +351,7 @@ def test_a_field_that_no_deployment_has_is_told_at_once(place: Place):
     target._base.deployment["spec"]["nonsense"] = 1
     words = (
         r"Deployment text2sql-candidate .*cannot be as deploy.kubernetes.manifests says \(failed to create typed patch "
-        r"object.*: \.spec\.nonsense: field not declared in schema\); correct that field there; nothing is served"
+        r"object.*: \.spec\.nonsense: field not declared in schema\); correct that there, .*; nothing is served$"
     )
     with pytest.raises(DeploymentError, match=words):
         deploy(target, release("1"), Path(), QUESTIONS, Limits(0.9, 30.0), place.tell)

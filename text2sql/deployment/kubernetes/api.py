@@ -285,7 +285,10 @@ def refusal(answer: Answer, verb: str, what: str) -> str:
             "in place, such as the strategy, is made anew after --pipeline stop"
         )
     if _is_no_patch(answer):
-        return f"{what} cannot be as deploy.kubernetes.manifests says ({said}); correct that field there"
+        return (
+            f"{what} cannot be as deploy.kubernetes.manifests says ({said}); correct that there, or take a newer "
+            "cluster (k8s/ needs Kubernetes 1.30)"
+        )
     return f"cannot {verb} {what}: {answer.status} {said}"
 
 
