@@ -97,9 +97,11 @@ def set_zone(client: Any, schedule: Any, zone: str, namespace: str) -> None:
         raise StackError(f"schedule {schedule.name} has no CronJob; see its events in namespace {namespace!r}")
     api = BatchV1Api(client.active_stack.orchestrator.get_kube_client())
     try:
-        api.patch_namespaced_cron_job(name, namespace, {"spec": {"timeZone": zone}})
+        made = api.patch_namespaced_cron_job(name, namespace, {"spec": {"timeZone": zone}})
     except ApiException as error:
         raise StackError(f"CronJob {name} does not get time zone {zone}: {error.status} {error.reason}") from error
+    if made.spec.time_zone != zone:  # API servers drop what they do not know
+        raise StackError(f"CronJob {name} does not keep time zone {zone}; it takes Kubernetes 1.27 or newer")
 
 
 def show_schedules() -> list[str]:

@@ -21,6 +21,8 @@ class ApiServer:
         """(verb, resource) that an access review answers with no."""
         self.errors: dict[tuple[str, str], int] = {}
         """Status by (method, kind)."""
+        self.words = "as the test wants it"
+        """The message of those."""
         self.kinds: dict[str, list[dict[str, Any]]] = {}
         """What discovery tells of a group's version, by its path."""
         self.warnings: dict[str, str] = {}
@@ -62,7 +64,7 @@ class ApiServer:
             return 404, {"reason": "NotFound", "message": "the server could not find the requested resource"}
         kind = found["kind"]
         if status := self.errors.get((method, kind)):
-            return status, {"message": "as the test wants it", "reason": "Test"}
+            return status, {"message": self.words, "reason": "Test"}
         if "dryRun=All" in query:
             return 200, body
         return self._object(method, self.objects.setdefault((found["ns"], kind), {}), found["name"], body)

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import threading
+import uuid
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,6 +19,12 @@ from tests.deployment.kubernetes.served_model import reply
 ROUTE = re.compile(r"/(?:api/v1|apis/[^/]+/v1)/namespaces/([^/]+)/([a-z]+)(?:/([^/]+))?(/log|/proxy/.*)?")
 KINDS = {"deployments": "Deployment", "services": "Service", "configmaps": "ConfigMap", "leases": "Lease"}
 KINDS |= {"secrets": "Secret", "persistentvolumeclaims": "PersistentVolumeClaim", "serviceaccounts": "ServiceAccount"}
+RESOURCES = {kind: plural for plural, kind in KINDS.items()}
+RESOURCES |= {"Deployment": "deployments.apps", "Lease": "leases.coordination.k8s.io"}
+"""As messages name them."""
+SPEC = {"selector", "template", "replicas", "strategy", "minReadySeconds", "revisionHistoryLimit", "paused"}
+SPEC |= {"progressDeadlineSeconds"}
+"""Of a Deployment; of fields further in this stand-in has no schema."""
 
 
 class StatusError(Exception):
@@ -25,8 +32,10 @@ class StatusError(Exception):
 
     def __init__(self, code: int, reason: str, message: str, causes: list[dict[str, str]] | None = None) -> None:
         self.code = code
-        self.body = {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}
-        self.body["details"] = {"causes": causes or []}
+        self.body: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        self.body |= {"code": code, "message": message}
+        self.body |= {"reason": reason} if reason else {}
+        self.body |= {"details": {"causes": causes}} if causes else {}
 
 
 @dataclass
@@ -123,7 +132,9 @@ class StandIn:
     def _outside(self, path: str, body: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
         """What is of no namespace."""
         if path == f"/api/v1/namespaces/{self.namespace}":
-            return 200, {"metadata": {"name": self.namespace}}, {}
+            return 200, {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": self.namespace}}, {}
+        if match := re.fullmatch("/api/v1/namespaces/([^/]+)", path):
+            raise StatusError(404, "NotFound", f'namespaces "{match[1]}" not found')
         if path == "/api/v1/nodes" and self.nodes is None:
             raise StatusError(403, "Forbidden", "nodes is forbidden")
         if path == "/api/v1/nodes":
@@ -131,7 +142,7 @@ class StandIn:
         if path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews":
             asked = body["spec"]["resourceAttributes"]
             return 201, {**body, "status": {"allowed": asked["resource"] not in self.denied}}, {}
-        raise StatusError(404, "NotFound", "the server could not find the requested resource")
+        return 404, "404 page not found\n", {}  # of a group that it does not have: no JSON
 
     def _object(
         self, method: str, kind: str, name: str, body: dict[str, Any], query: dict[str, str]
@@ -139,22 +150,38 @@ class StandIn:
         key = (kind, name or body.get("metadata", {}).get("name", ""))
         if method == "PATCH":
             manager, force = query["fieldManager"], query.get("force") == "true"
-            return 200, self._write(*key, body, manager, force), {}
+            status = 200 if key in self.objects else 201
+            return status, self._write(*key, body, manager, force), {}
+        resource = RESOURCES[kind]
         if method == "POST":
             if key in self.objects:
-                raise StatusError(409, "AlreadyExists", f'{kind} "{key[1]}" already exists')
+                raise StatusError(409, "AlreadyExists", f'{resource} "{key[1]}" already exists')
             return 201, self._write(*key, body, query.get("fieldManager", "unknown"), force=True), {}
+        if method == "PUT" and kind == "Lease" and key not in self.objects and "uid" not in body["metadata"]:
+            return 201, self._write(*key, body, query.get("fieldManager", "unknown"), force=True), {}
+        if method == "PUT" and (why := self._stale(key, body["metadata"])):
+            raise StatusError(409, "Conflict", f'Operation cannot be fulfilled on {resource} "{name}": {why}')
         if key not in self.objects:
-            raise StatusError(404, "NotFound", f'{kind} "{name}" not found')
+            raise StatusError(404, "NotFound", f'{resource} "{name}" not found')
         if method == "PUT":
-            if body["metadata"].get("resourceVersion") != self.objects[key]["metadata"]["resourceVersion"]:
-                raise StatusError(409, "Conflict", "the object has been modified; please apply your changes to it")
             return 200, self._write(*key, body, query.get("fieldManager", "unknown"), force=True), {}
         if method == "DELETE":
             self.plane.forget(name)
             self.owners.pop(key, None)
-            return 200, self.objects.pop(key), {}
+            details = {"name": name, "uid": self.objects.pop(key)["metadata"].get("uid")}
+            return 200, {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details}, {}
         return 200, self.objects[key], {}
+
+    def _stale(self, key: tuple[str, str], wanted: dict[str, Any]) -> str:
+        """Why an object must not be written over what is there; ""."""
+        there = self.objects.get(key, {}).get("metadata", {})
+        if "uid" in wanted and wanted["uid"] != there.get("uid"):
+            return (
+                f"Precondition failed: UID in precondition: {wanted['uid']}, UID in object meta: {there.get('uid', '')}"
+            )
+        if there and wanted.get("resourceVersion") != there["resourceVersion"]:
+            return "the object has been modified; please apply your changes to the latest version and try again"
+        return ""
 
     def _write(self, kind: str, name: str, wanted: dict[str, Any], manager: str, force: bool) -> dict[str, Any]:
         key = (kind, name)
@@ -164,12 +191,18 @@ class StandIn:
             causes = [
                 {
                     "reason": "FieldManagerConflict",
-                    "message": f'conflict with "{who}" using v1',
+                    "message": f'conflict with "{who}"',
                     "field": "." + ".".join(p),
                 }
                 for p, who in found.items()
             ]
-            raise StatusError(409, "Conflict", f"Apply failed with {len(found)} conflicts", causes)
+            many = "conflict" if len(found) == 1 else "conflicts"
+            told = "; ".join(f"{cause['message']}: {cause['field']}" for cause in causes)
+            raise StatusError(409, "Conflict", f"Apply failed with {len(found)} {many}: {told}", causes)
+        if kind == "Deployment" and (unknown := wanted["spec"].keys() - SPEC):
+            where = f"{self.namespace}/{name}; apps/v1, Kind=Deployment"
+            words = f".spec.{min(unknown)}: field not declared in schema"
+            raise StatusError(500, "", f"failed to create typed patch object ({where}): {words}")
         owners = copy.deepcopy(owners)
         made = fields.apply(live, owners, wanted, manager, force)
         made |= {"kind": kind, "apiVersion": wanted.get("apiVersion", live.get("apiVersion"))}
@@ -177,9 +210,10 @@ class StandIn:
             self._admit(live, made)
         self.version += 1
         metadata = made.setdefault("metadata", {}) | {"name": name, "namespace": self.namespace}
-        metadata["resourceVersion"] = str(self.version)
-        old = live.get("metadata", {}).get("generation", 0)
-        metadata["generation"] = old + (made.get("spec") != live.get("spec"))
+        metadata |= {"resourceVersion": str(self.version), "uid": metadata.get("uid") or str(uuid.uuid4())}
+        if kind == "Deployment":
+            old = live.get("metadata", {}).get("generation", 0)
+            metadata["generation"] = old + (made.get("spec") != live.get("spec"))
         made["metadata"] = metadata
         self.objects[key], self.owners[key] = made, owners
         return copy.deepcopy(made)  # as it is before any controller has seen it
@@ -191,18 +225,14 @@ class StandIn:
         spec.setdefault("replicas", 1)
         strategy = spec.setdefault("strategy", {"type": "RollingUpdate"})
         if strategy["type"] == "Recreate" and "rollingUpdate" in strategy:
-            where, words = (
-                "spec.strategy.rollingUpdate",
-                "Forbidden: may not be specified when strategy `type` is 'Recreate'",
-            )
-            raise StatusError(
-                422, "Invalid", f"Deployment is invalid: {where}: {words}", [{"field": where, "message": words}]
-            )
+            words = "may not be specified when strategy `type` is 'Recreate'"
+            raise _invalid("spec.strategy.rollingUpdate", "Forbidden", words)
         if strategy["type"] == "RollingUpdate":
             strategy.setdefault("rollingUpdate", {"maxSurge": "25%", "maxUnavailable": "25%"})
+        if not spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items():
+            raise _invalid("spec.template.metadata.labels", "Invalid", "`selector` does not match template `labels`")
         if live and live["spec"]["selector"] != spec["selector"]:
-            cause = {"field": "spec.selector", "message": "field is immutable"}
-            raise StatusError(422, "Invalid", "spec.selector: field is immutable", [cause])
+            raise _invalid("spec.selector", "Invalid", "field is immutable")
 
     def _step(self) -> None:
         self.plane.bury()
@@ -220,6 +250,13 @@ class StandIn:
         wanted = dict(part.split("=") for part in query.get("labelSelector", "").split(",") if part)
         pods: list[Pod] = [pod for pod in self.plane.pods if wanted.items() <= pod.labels.items()]
         return {"items": [pod.to_dict(self.namespace) for pod in pods]}
+
+
+def _invalid(where: str, why: str, words: str) -> StatusError:
+    """Without the value that the real one writes between them."""
+    said = f"{why}: {words}" if why == "Forbidden" else f"{why} value: {words}"
+    cause = {"reason": f"FieldValue{why}", "field": where, "message": said}
+    return StatusError(422, "Invalid", f"Deployment.apps is invalid: {where}: {said}", [cause])
 
 
 def handler_of(server: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a class of short methods

@@ -24,7 +24,7 @@ import pytest
 import yaml
 
 from tests.deployment.kubernetes.api_server import StandIn
-from tests.deployment.kubernetes.kubelet import Kubelet, kubelet
+from tests.deployment.kubernetes.kubelet import FAKE, Kubelet, kubelet
 from text2sql.config import DeploySection
 from text2sql.deployment.checks import Question, plain_http
 from text2sql.deployment.kubernetes.api import APPLY, Cluster
@@ -226,8 +226,7 @@ def out_of_reach() -> str:
 def how_pods_fare() -> tuple[bool, str]:
     """Whether the kubelet of the tests has to be there; and why no pod comes up with it either, or ""."""
     nodes = Cluster.connect("default").ask("GET", "/api/v1/nodes").said.get("items", [])
-    fake = "kwok.x-k8s.io/node"
-    there = any(fake not in (node["metadata"].get("annotations") or {}) for node in nodes)
+    there = any(FAKE not in (node["metadata"].get("annotations") or {}) for node in nodes)
     without = answers_within(120.0, False) if there else "the cluster has no node"
     if not without:
         return False, ""

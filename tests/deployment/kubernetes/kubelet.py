@@ -24,6 +24,8 @@ from tests.deployment.kubernetes.served_model import handler_of
 from text2sql.deployment.kubernetes.api import Cluster
 
 MERGE = "application/merge-patch+json"
+FAKE = "kwok.x-k8s.io/node"
+"""Annotation of Nodes that no kubelet of a machine looks after."""
 LOOK_SECONDS = 0.2
 BEAT_SECONDS = 5.0
 UNPLACED_SECONDS = 3.0
@@ -54,10 +56,11 @@ class Kubelet:
         self._told: dict[str, dict[str, Any]] = {}
         self._servers: dict[int, ThreadingHTTPServer] = {}
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kubelet")
+        self._thread = threading.Thread(target=self._run, name="kubelet", daemon=True)
 
     def start(self) -> None:
-        self._ask("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}})
+        metadata = {"name": self.node, "annotations": {FAKE: "fake"}}  # or other test runs would take it for a real one
+        self._ask("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata})
         self._beat()
         self._thread.start()
 

@@ -60,6 +60,16 @@ def test_refusals_and_pod_security_are_problems_and_other_warnings_notes(server:
     assert tried.notes == ['ConfigMap c: 299 - "old hat"']
 
 
+def test_a_field_that_a_kind_does_not_have_is_a_problem_and_no_broken_server(server: ApiServer):
+    server.errors = {("PATCH", "deployments"): 500}
+    server.words = "failed to create typed patch object (tries/d; apps/v1, Kind=Deployment): .spec.x: not declared"
+    tried = dry_run(cluster(server), DOCUMENTS[:3])
+    assert tried.problems == [f"Deployment d: 500 {server.words}"]
+    server.words = "etcdserver: request timed out"
+    with pytest.raises(DeploymentError, match="does not answer in 0.5 s"):
+        dry_run(cluster(server), DOCUMENTS[:3])
+
+
 def test_without_a_namespace_nothing_can_be_tried(server: ApiServer):
     with pytest.raises(DeploymentError, match="namespace nowhere is not there"):
         dry_run(cluster(server, "nowhere"), DOCUMENTS)

@@ -47,6 +47,15 @@ def test_one_that_was_taken_away_is_noticed_before_anything_goes_live(place: Pla
     assert place.get("Lease", NAME)["spec"]["holderIdentity"] == "other", "what is another's stays"
 
 
+def test_one_that_has_gone_between_reading_and_writing_is_not_made_anew(bare: Place):
+    """API servers make a Lease by PUT where there is none; its holder would believe it had never lost it."""
+    with held(bare.cluster()) as lease:
+        found = bare.get("Lease", NAME)
+        bare.cluster().delete("Lease", NAME)
+        lease._write(found)
+        assert bare.cluster().get("Lease", NAME) is None
+
+
 def test_one_that_cannot_be_renewed_is_noticed(place: Place, stand_in: StandIn):
     with held(place.cluster(), 1) as lease:
         stand_in.faults.append(Fault("GET", "leases", 500, times=5))

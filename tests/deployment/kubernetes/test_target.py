@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.deployment.kubernetes.api_server import Fault, StandIn
-from tests.deployment.kubernetes.conftest import Place, release
+from tests.deployment.kubernetes.conftest import QUESTIONS, Place, release
 from text2sql.deployment.kubernetes.manifests import CANDIDATE, RELEASES
+from text2sql.deployment.target import Limits, deploy
 from text2sql.errors import DeploymentError
 
 
@@ -157,7 +158,7 @@ def test_the_old_one_being_available_is_no_success(place: Place):
 def test_a_field_that_somebody_else_manages_is_not_taken_silently(either: Place):
     either.deploy("1")
     either.edit("text2sql-server", "kubectl-edit", {"spec": {"replicas": 3}})
-    words = r'managed by somebody else too \(\.?spec\.replicas: conflict with "kubectl-edit" .*take_over=true'
+    words = r'managed by somebody else too \(\.?spec\.replicas: conflict with "kubectl-edit".*take_over=true'
     with pytest.raises(DeploymentError, match=words):
         either.deploy("2")
     assert either.version() == "1"
@@ -342,6 +343,21 @@ def test_a_refusal_is_one_line_with_a_remedy(place: Place, stand_in: StandIn, fa
     with pytest.raises(DeploymentError, match=words) as caught:
         place.deploy("1")
     assert "\n" not in str(caught.value)
+
+
+def test_a_field_that_no_deployment_has_is_told_at_once(place: Place):
+    """API servers say 500 to it, which is otherwise asked again for a minute."""
+    target = place.target()
+    target._base.deployment["spec"]["nonsense"] = 1
+    words = (
+        r"Deployment text2sql-candidate .*cannot be as deploy.kubernetes.manifests says \(failed to create typed patch "
+        r"object.*: \.spec\.nonsense: field not declared in schema\); correct that there, .*; nothing is served$"
+    )
+    with pytest.raises(DeploymentError, match=words):
+        deploy(target, release("1"), Path(), QUESTIONS, Limits(0.9, 30.0), place.tell)
+    assert_clean(place)
+    if place.stand_in is not None:
+        assert len([1 for method, path in place.stand_in.requests if method == "PATCH" and "deployments" in path]) == 1
 
 
 def test_a_namespace_that_is_not_there_is_named(place: Place, stand_in: StandIn):

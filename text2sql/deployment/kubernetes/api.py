@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ KINDS = {
 }
 PASSING = (429, 500, 502, 503, 504)
 """A server that is busy or not well; asked again."""
+NO_PATCH = re.compile("failed to (create typed patch object|convert new object)")
+"""What a server-side apply says of a field that its kind does not have, or of a value of another type. API servers say
+500 to that and not 400, so that its words alone tell it from a server that is not well."""
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 LONGEST_PAUSE = 8.0
@@ -195,7 +199,7 @@ class Cluster:
         deadline, pause = time.monotonic() + self._patience, 0.25
         while True:
             answer = self._once(method, path, query or {}, body, content)
-            if isinstance(answer, Answer) and answer.status not in PASSING:
+            if isinstance(answer, Answer) and (answer.status not in PASSING or _is_no_patch(answer)):
                 return answer
             wait = min(pause * random.uniform(0.8, 1.2), LONGEST_PAUSE)
             if isinstance(answer, Answer) and answer.headers.get("Retry-After", "").isdecimal():
@@ -280,7 +284,16 @@ def refusal(answer: Answer, verb: str, what: str) -> str:
             f"{what} cannot be as deploy.kubernetes.manifests says ({fields}); what cannot be changed "
             "in place, such as the strategy, is made anew after --pipeline stop"
         )
+    if _is_no_patch(answer):
+        return (
+            f"{what} cannot be as deploy.kubernetes.manifests says ({said}); correct that there, or take a newer "
+            "cluster (k8s/ needs Kubernetes 1.30)"
+        )
     return f"cannot {verb} {what}: {answer.status} {said}"
+
+
+def _is_no_patch(answer: Answer) -> bool:
+    return answer.status == 500 and NO_PATCH.match(str(answer.said.get("message"))) is not None
 
 
 def is_pod() -> bool:

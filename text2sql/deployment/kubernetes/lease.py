@@ -117,9 +117,10 @@ class Lease:
                 return
 
     def _write(self, found: Manifest) -> None:
-        """As ours, unless it has changed since it was read; what became of it shows when it is read again."""
+        """As ours, unless it has changed since it was read; what became of it shows when it is read again. By its uid,
+        for without that a PUT makes a Lease anew that has gone meanwhile."""
         manifest = self._manifest()
-        manifest["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+        manifest["metadata"] |= {name: found["metadata"][name] for name in ("uid", "resourceVersion")}
         self._cluster.replace(manifest)
 
     def _manifest(self) -> Manifest:
