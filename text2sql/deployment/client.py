@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import asdict
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
-
-import httpx
 
 from text2sql.deployment.backend import GRACE_SECONDS
 from text2sql.deployment.commands import environment, gateway_command
@@ -23,6 +24,19 @@ ORDER_SECONDS = 30.0
 START_SECONDS = 60.0
 """For its start, most of which is imports."""
 POLL_SECONDS = 0.1
+
+
+class _Connection(HTTPConnection):
+    """To a Unix socket. Not httpx's, which leaves the socket of a failed attempt to the garbage collector."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("gateway", timeout=seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 class GatewayClient:
@@ -59,16 +73,18 @@ class GatewayClient:
         path = self.kept().get("socket")
         if path is None:
             raise DeploymentError("the gateway does not run")
+        text = json.dumps(body) if body is not None else None
         try:
-            with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://gateway") as client:
-                reply = client.request(method, f"/{what}", json=body, timeout=seconds)
-                said: dict[str, Any] = reply.json()
-        except (httpx.HTTPError, ValueError) as error:
+            with contextlib.closing(_Connection(path, seconds)) as connection:
+                connection.request(method, f"/{what}", text, {"Content-Type": "application/json"})
+                reply = connection.getresponse()
+                said: dict[str, Any] = json.loads(reply.read())
+        except (OSError, HTTPException, ValueError) as error:
             raise DeploymentError(
                 f"the gateway does not obey ({what}: {type(error).__name__}); its log is {self.log}"
             ) from error
-        if not reply.is_success:
-            raise DeploymentError(str(said.get("error", reply.status_code)))
+        if reply.status >= 400:
+            raise DeploymentError(str(said.get("error", reply.status)))
         return said
 
     def start(self, plan: Plan) -> None:
