@@ -7,8 +7,8 @@ The peer is TRL's SFTTrainer as tutorials have it: prompt and completion in one 
 the longest of a batch, gradient checkpointing, 4 rows x 4 passes. Ours is `text2sql.training.finetune` with
 configs/tiny.yaml. Both train the same base in NF4 with the same LoRA on the same rows for one epoch, in fp32 (which is
 the faster here, so the peer is not held back by TRL's own bf16), each in a process of its own, in alternation; the
-median of the rounds' ratios counts. The learning rate follows one rule: 16 rows a step for both, hence equally many
-steps, and the same peak, warm-up, schedule and clipping; --learning-rates gives the rounds peaks of their own.
+median of the rounds' ratios counts. The X
+many steps, and the same peak, warm-up, schedule and clipping; --learning-rates gives the rounds peaks of their own.
 
 Validation loss is taken by one function for both, over completion tokens of the same held-out rows, and its time is not
 counted. A useful token is one that is not padding; beside a second of the clock stands one of the processor, which
@@ -127,7 +127,10 @@ def settings_of(workdir: Path, rate: float, extra: list[str]) -> Any:
     from text2sql.config_file import load_settings
 
     overrides = [f"training.checkpoint_dir={workdir}", f"training.learning_rate={rate}", f"model.name={base_model()}"]
-    return load_settings(CONFIG, [*overrides, "training.save_steps=100000", "training.eval_steps=100000", *extra])
+    same = ["training.optim=auto"]  # AdamW as the peer's: Muon, the config's, takes longer than these epochs to pay
+    return load_settings(
+        CONFIG, [*overrides, *same, "training.save_steps=100000", "training.eval_steps=100000", *extra]
+    )
 
 
 def base_model() -> Path:
