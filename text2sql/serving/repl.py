@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from text2sql.errors import OutputError, SqlError, Text2SQLError
 from text2sql.serving.cells import to_csv
-from text2sql.serving.databases import caution
+from text2sql.serving.databases import caution, shown
 from text2sql.serving.explain import explain
 from text2sql.serving.lines import Lines
 from text2sql.serving.messages import MAX_CANDIDATES, GenerateResponse, Question
@@ -51,6 +51,7 @@ def run(settings: ServerSettings, engine: Engine | None = None) -> int:
 
     Raises:
         ModelError, EngineDead: the model cannot be loaded.
+        DatabaseError, SqlError: the settings' database cannot be used; told before the model is loaded.
     """
     served = Served(engine) if engine is not None else _served(settings)
     interactive = sys.stdin.isatty()
@@ -171,14 +172,14 @@ class Repl:
 
     def _use_database(self, where: str) -> None:
         if not where:
-            self._screen.say(f"answers are run on {_without_password(self._session.database or 'no database')}")
+            self._screen.say(f"answers are run on {shown(now) if (now := self._session.database) else 'no database'}")
         elif where == "off":
             self._session.use_database(None)
             self._screen.say("answers are run nowhere")
         else:
             where = where if "://" in where else str(Path(_path(where)).expanduser())
             self._take_schema(self._session.use_database(where))
-            self._screen.say(f"answers are run on {_without_password(where)}, read-only")
+            self._screen.say(f"answers are run on {shown(where)}, read-only")
             if said := caution(where):
                 self._screen.say(said)
 
@@ -240,7 +241,3 @@ def _path(text: str) -> str:
     except ValueError:
         return text
     return parts[0] if len(parts) == 1 else text
-
-
-def _without_password(where: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", where)
