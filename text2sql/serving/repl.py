@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 HELP = """\
 Type a question, or:
   CREATE TABLE …;    add a table to the schema
-  /schema [FILE]     read the schema from a .sql, CSV or SQLite file; alone: show it
-  /db [FILE]         run answers, read-only, on a SQLite file (or a database URL), and take its schema; /db off: stop
-  /csv FILE          save the last rows, with what a spreadsheet would run as a formula marked as text
+  /schema [FILE]     take the schema of a .sql, CSV or SQLite file; alone: show it
+  /db [FILE]         run answers, read-only, on a SQLite file or a database URL,
+                     and take its schema; /db off: stop
+  /csv FILE          save the last rows; what a spreadsheet would run is made text
   /explain           say in words what the last query does
   /n [NUMBER]        choose among so many candidates (1 to {most})
-  /dialect [NAME]    write answers for another database: postgres, mysql, duckdb, …
+  /dialect [NAME]    write answers for another database: postgres, mysql, …
   /help  /quit       Ctrl-C stops an answer, Ctrl-D ends"""
 _DDL = re.compile(r"\s*CREATE\s+(?:TEMP(?:ORARY)?\s+)?TABLE\b", re.IGNORECASE)
 
