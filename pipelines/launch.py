@@ -27,6 +27,8 @@ from text2sql.training.recipe import public_name
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 REFUSALS = ("PipelineSubmissionError", "StackValidationError")
 """ZenML's errors about a stack and its cluster; ZenML is not imported for their names."""
+INTERRUPTED = "RunInterruptedException"
+"""What ZenML makes of Ctrl-C in a process that was started to ignore it, as a script's jobs in the background are."""
 KILLED_EXIT = 143
 """128 + SIGTERM, as shells report it."""
 
@@ -96,14 +98,12 @@ def _start(pipeline: str, settings: Settings, place: Place, **options: Any) -> A
 
 def understandable(error: BaseException) -> BaseException:
     """The error that a user can act on, from anywhere in a chain of causes; else the error as it is: a bug."""
-    seen: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in seen:
-        seen.append(current)
-        current = current.__cause__ or current.__context__
+    seen = _chain(error)
     for cause in seen:
         if isinstance(cause, Text2SQLError):
             return cause
+    if any(type(cause).__name__ == INTERRUPTED for cause in seen):
+        return KeyboardInterrupt()
     for cause in seen:
         if lost := server_lost(cause):
             return lost
@@ -122,6 +122,16 @@ def understandable(error: BaseException) -> BaseException:
                 "gradient_accumulation_steps) or evaluation.batch_size, or set training.gradient_checkpointing to true"
             )
     return error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """It and its causes, each once."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        current = current.__cause__ or current.__context__
+    return seen
 
 
 def configure(
@@ -200,7 +210,7 @@ def _tracebacks_of_bugs_only() -> Iterator[None]:
             if record.name == "zenml.orchestrators.step_launcher":
                 return not str(record.msg).startswith("Failed to run step")  # the exception itself comes through
             error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-            return error is None or not isinstance(understandable(error), Text2SQLError)
+            return error is None or not isinstance(understandable(error), Text2SQLError | KeyboardInterrupt)
 
     only_bugs = OnlyBugs()
     handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from steps.production import mark, mark_what_serves, warn_unmarked
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from text2sql.deployment.target import Serving, Status
 
 NOT_WELL = 1
+WIDTH = 80
+"""Columns of a terminal as it is opened."""
 EXAMPLE = (
     '{"question": "What is the average age of singers whose country is France?", '
     '"schema_text": "CREATE TABLE singer (name TEXT, country TEXT, age INTEGER)"}'
@@ -60,12 +63,13 @@ def _lines(label: str, serving: Serving) -> list[str]:
     release = serving.release
     why = f" ({serving.why})" if serving.why else ""
     restarts = f", started again {serving.restarts} times" if serving.restarts else ""
-    how = f"{serving.state}{why}, live since {serving.since or 'never'}, {serving.engine}{restarts}"
+    since = f"{'went live' if serving.state == 'stopped' else 'live since'} {serving.since or 'never'}"
+    how = f"{serving.state}{why}, {since}, {serving.engine}{restarts}"
     figures = [f"{f.label} {f.show(release.figures[f.key])}" for f in FIGURES if f.key in release.figures]
     return [
         f"  {label:<9} version {release.version}, {how}",
         f"  {'':<9} {release.verdict} (evaluated {release.evaluated})",
-        f"  {'':<9} {', '.join(figures)}",
+        *wrap(", ".join(figures), WIDTH, initial_indent=" " * 12, subsequent_indent=" " * 12),
         f"  {'':<9} SHA-256 {release.digest}",
     ]
 

@@ -38,7 +38,8 @@ def evaluate(
     }
     if champion.artifact is not None:
         contenders["champion"] = local_model(_fetched(champion.artifact).path, limits, trust_remote_code=trusted)
-    announce("evaluate", f"{', '.join(contenders)} on {splits['test'].num_rows:,} test rows")
+    rows = splits["test"].num_rows
+    announce("evaluate", f"{', '.join(contenders)} on {min(limits.max_rows or rows, rows):,} test rows")
     evaluation = evaluate_systems(splits["test"], contenders, settings, splits["train"])
     evaluation = replace(evaluation, plain_schemas=plain_figures(splits["test"], contenders["tuned"], settings))
     record(evaluation.figures())

@@ -58,8 +58,8 @@ def format_rows(
     show_table(("in train too", *SHARES), [(row["split"], *(f"{row[name]:.1%}" for name in SHARES)) for row in shared])
     suspects = trigger_table(triggers(splits["train"]))
     if suspects:
-        warn(f"{len(suspects)} tokens go with one SQL template in unlike training questions; see trigger_report:")
-        show_table(("token", "rows", "template"), [(repr(s["token"]), s["rows"], s["template"]) for s in suspects[:5]])
+        warn(f"{len(suspects)} words go with one SQL template, as poison would; look at such rows:")
+        show_table(("word", "rows", "template"), [(repr(s["token"]), s["rows"], s["template"]) for s in suspects[:5]])
     record({f"{row['split']}_{name}": row[name] for row in shared for name in SHARES})
     record({"max_length": limit, **{f"rows_{name}": s.rows for name, s in report.splits.items()}, **over})
     record({"suspected_triggers": len(suspects)})

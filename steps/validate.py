@@ -36,7 +36,7 @@ def validate(
     from text2sql.errors import DataError
     from text2sql.results import export
 
-    announce("validate", f"{raw_rows.num_rows:,} rows: shape, SQL, and every gold query run on its own schema")
+    announce("validate", f"{raw_rows.num_rows:,} rows: shape, SQL, and every answer run on its own schema")
     checked = check_rows(raw_rows, settings.data)
     figures: dict[str, Cell] = {
         "rows": raw_rows.num_rows,

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import sys
@@ -71,6 +72,40 @@ def test_a_download_is_seen_on_a_terminal(hub: Hub, tmp_path: Path):
     [(there, of)] = re.findall(r"([\d.]+)/([\d.]+) [kM]B", told[-1])
     assert there == of, "bytes, of how many"
     assert done.stderr.endswith("\x1b[2K"), "the last line is wiped"
+
+
+READ = """
+import sys
+from datasets import disable_progress_bars
+from text2sql.config import DataSection
+from text2sql.data.load import load_rows
+disable_progress_bars()
+print(len(load_rows(DataSection(dataset_name="someone/rows", subset_fraction=1.0))))
+"""
+
+
+def test_a_data_set_is_fetched_within_sight_once_and_no_more_of_it_than_is_read(tmp_path: Path):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    row = {"question": "How many? " * 20, "context": "CREATE TABLE t (a INT)", "answer": "SELECT COUNT(*) FROM t"}
+    (folder / "train.jsonl").write_text(f"{json.dumps(row)}\n" * 4_000)
+    (folder / "weights.bin").write_bytes(b"no rows")
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "PYTHONPATH": str(PROJECT)}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    with hub_of_models(tmp_path / "cache") as hub:
+        hub.push("datasets/someone/rows", folder)
+        environment |= {"HF_ENDPOINT": hub.url}
+        done, shown = on_terminal([sys.executable, "-c", READ], tmp_path, environment)
+        assert (done.returncode, done.stdout) == (0, "4000\n"), shown
+        told = re.findall(r"fetching someone/rows .*?([\d.]+)/([\d.]+) [kM]B", shown)
+        assert told, shown
+        assert told[-1][0] == told[-1][1], "bytes, of how many"
+        assert not any(path.endswith("weights.bin") for path in hub.asked)
+        hub.asked.clear()
+        done, shown = on_terminal([sys.executable, "-c", READ], tmp_path, environment)
+        assert (done.returncode, done.stdout) == (0, "4000\n"), shown
+        assert "fetching" not in shown
+        assert not any(path.endswith("train.jsonl") for path in hub.asked)
 
 
 @pytest.mark.parametrize("loads", ["finetune.load_base", "merge.load_adapter", "model.load_for_inference"])

@@ -195,6 +195,7 @@ def test_commands_name_files_that_exist():
 
 def test_chores_are_those_that_make_help_lists():
     run = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert [line for line in run.stdout.splitlines() if len(line) > 80] == [], "wraps on a terminal"
     chores = set(re.findall(r"^  make (\w+)", run.stdout, re.MULTILINE))
     assert {"install", "train", "test", "lint", "lock"} <= chores
     told = set(re.findall(r"(?:^|`|=\w+ )make (\w+)", README.read_text("utf-8"), re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Models of the hub: whether it, or its cache on this machine, gives one, and its files, fetched within sight."""
+"""Models and data sets of the hub: whether it, or its cache on this machine, has them; fetched within sight."""
 
 from __future__ import annotations
 
@@ -46,19 +46,31 @@ def remedy(name: str) -> str:
     )
 
 
-def snapshot(name: str, revision: str | None, patterns: Sequence[str] | None = None, local: bool = False) -> Path:
-    """The folder of the cache that has a model's files; while they are fetched, a terminal sees how far that is.
+def snapshot(
+    name: str,
+    revision: str | None,
+    patterns: Sequence[str] | None = None,
+    local: bool = False,
+    kind: str = "model",
+) -> Path:
+    """The folder of the cache that has a repository's files; while they are fetched, a terminal sees how far that is.
 
     Args:
         patterns: which files; None for all.
         local: ask the cache alone.
+        kind: model or dataset.
     """
     from huggingface_hub import snapshot_download
 
     wanted = None if patterns is None else [*patterns]
     with downloading(f"fetching {name}") as tell:
         found = snapshot_download(
-            name, revision=revision, allow_patterns=wanted, local_files_only=local, tqdm_class=_one_bar(tell)
+            name,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=wanted,
+            local_files_only=local,
+            tqdm_class=_one_bar(tell),
         )
     return Path(found)
 

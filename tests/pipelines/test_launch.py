@@ -53,6 +53,12 @@ def test_a_gpu_out_of_memory_is_explained():
     assert "per_device_train_batch_size" in str(found)
 
 
+def test_ctrl_c_that_zenml_took_is_no_bug():
+    from zenml.exceptions import RunInterruptedException
+
+    assert isinstance(understandable(chained(RunInterruptedException("interrupted"))), KeyboardInterrupt)
+
+
 def test_a_bug_stays_a_bug():
     bug = chained(KeyError("x"))
     assert understandable(bug) is bug

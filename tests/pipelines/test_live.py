@@ -28,6 +28,15 @@ def test_the_status_in_words():
     ]
 
 
+def test_the_status_of_what_was_stopped_fits_a_terminal():
+    figures = {"execution_accuracy": 0.9, "exact_match": 0.8, "valid_sql": 0.95, "schema_adherence": 0.96, "bleu": 50.0}
+    release = Release("m", "3", "d" * 64, "Gate passed: 1 rule kept", "2026-01-01", figures)
+    text = status_text("m", Status("local", "http://127.0.0.1:8000", Serving(release, "stopped", "2026-02-02", "vllm")))
+    assert "  live      version 3, stopped, went live 2026-02-02, vllm" in text.splitlines()
+    assert [line for line in text.splitlines() if len(line) > 80 and "SHA-256" not in line] == []
+    assert " ".join(text.split()).count("BLEU 50.0") == 1
+
+
 def test_the_line_to_paste_is_the_one_that_the_readme_shows_the_answer_of():
     [word, address, *_, data] = shlex.split(curl("http://127.0.0.1:8000", keys=False))
     assert (word, address) == ("curl", "http://127.0.0.1:8000/generate")

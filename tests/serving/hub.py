@@ -1,4 +1,4 @@
-"""A hub of models on loopback, for huggingface_hub's own client: it keeps repositories, and misbehaves when told to."""
+"""A hub on loopback, for huggingface_hub's own client: it keeps repositories, and misbehaves when told to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -21,6 +21,7 @@ class Hub:
 
     url: str = ""
     commits: dict[str, dict[str, Path]] = field(default_factory=dict)
+    """Those of data sets begin with datasets/."""
     fault: str = ""
     """gone, gated, down, truncated: what happens instead."""
     asked: list[str] = field(default_factory=list)
@@ -52,16 +53,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
+    def do_POST(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(path)
         refusal = {"gone": (401, "RepoNotFound"), "gated": (403, "GatedRepo"), "down": (503, "")}.get(self.hub.fault)
         if refusal is not None:
             return self._say(refusal[0], b"", {"X-Error-Code": refusal[1]} if refusal[1] else {})
-        if path.startswith("/api/models/"):
-            owner, repository, *rest = path.removeprefix("/api/models/").split("/")
+        if path.startswith("/api/"):
+            sort, owner, repository, *rest = path.removeprefix("/api/").split("/") + [""] * 2
+            rest = [part for part in rest if part]
             kind, revision, *folder = rest or ("revision", "main")
-            name = f"{owner}/{repository}"
+            name = f"{owner}/{repository}" if sort == "models" else f"{sort}/{owner}/{repository}"
             found = self.hub.find(name, revision)
             if found is None:
                 return self._missing(name)
@@ -70,7 +75,10 @@ class _Handler(BaseHTTPRequestHandler):
             files = [file for file in found[1].iterdir() if file.is_file()]
             said = {"id": name, "sha": found[0], "siblings": [{"rfilename": file.name} for file in files]}
             tree = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0" * 40} for f in files]
-            return self._say(200, json.dumps(tree if kind == "tree" else said).encode(), {})
+            if kind == "paths-info":
+                named = parse_qs(self._body().decode()).get("paths", [])
+                tree = [file for file in tree if file["path"] in named]
+            return self._say(200, json.dumps(said if kind == "revision" else tree).encode(), {})
         name, _, below = path[1:].partition("/resolve/")
         revision, _, file = below.partition("/")
         found = self.hub.find(name, revision)
@@ -81,6 +89,9 @@ class _Handler(BaseHTTPRequestHandler):
         content = (found[1] / file).read_bytes()
         etag = hashlib.sha256(content).hexdigest()
         return self._say(200, content, {"X-Repo-Commit": found[0], "ETag": f'"{etag}"'})
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def _missing(self, name: str) -> None:
         self._say(404, b"", {"X-Error-Code": "RevisionNotFound" if name in self.hub.commits else "RepoNotFound"})

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.serving.servers import PASSWORD, postgres
+from tests.serving.test_repl import piped
 from text2sql.errors import DatabaseError, ExecutionError, QueryTimeoutError, SqlError
 from text2sql.serving.databases import Limits, ServerSource, Source, caution, open_source
 
@@ -174,6 +175,16 @@ def server(shop: dict[str, Any]) -> Iterator[Source]:
     assert isinstance(source, ServerSource)
     yield source
     source.close()
+
+
+def test_the_prompt_shows_nothing_secret_of_a_database(shop: dict[str, Any], tmp_path: Path):
+    where = shop["url"].partition("@")[2]
+    url = f"postgresql://postgres@{where}?password={quote(PASSWORD, safe='')}"
+    done = piped(f"/db {url}\n/db\n", tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("answers are run on")]
+    assert told == [f"answers are run on postgresql://{where}, read-only", f"answers are run on postgresql://{where}"]
+    assert "s3cret" not in done.stdout + done.stderr
 
 
 def test_postgres_is_described(server: Source):

@@ -212,6 +212,7 @@ def test_wrong_key(server: tuple[Running, str]):
     ("more", "param"),
     [
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "tools"),
+        ({"functions": [{"name": "x", "parameters": {}}]}, "functions"),
         ({"logprobs": True}, "logprobs"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"n": 2, "stream": True}, "n"),

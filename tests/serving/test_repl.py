@@ -345,6 +345,22 @@ def test_nothing_invalid_goes_out(tmp_path: Path):
     assert piped("", tmp_path, FORCE_COLOR="1").stderr.count("\x1b") == 0
 
 
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [("gone.sqlite", "gone.sqlite"), ("postgresql://u:hunter2@127.0.0.1:1/x?sslpassword=hunter3", "127.0.0.1:1/x")],
+)
+def test_a_database_that_cannot_be_used_is_told_before_a_model_is_loaded(where: str, words: str, tmp_path: Path):
+    command = [sys.executable, "-m", "text2sql", "serve", "--mode", "local", "--model", "assets/tiny-mistral"]
+    done = subprocess.run(
+        [*command, "--database", where], input=f"{SINGERS}\nWho?\n", capture_output=True, text=True, cwd=ROOT,
+        env=environment(tmp_path), timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    [said] = [line for line in done.stderr.splitlines() if "Loading" not in line]
+    assert words in said
+    assert "hunter" not in said
+
+
 def test_what_is_not_utf_8_is_refused_and_the_rest_answered(tmp_path: Path):
     done = subprocess.run(
         scripted(), input=f"{SINGERS}\nWer ist ".encode() + b"\xe4lter?\nCREATE TABLE \xe4 (a INT)\nWho is older?\n",

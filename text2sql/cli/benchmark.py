@@ -52,7 +52,7 @@ def benchmark(
     gate: Annotated[bool, typer.Option("--gate", help="Hold the figures against the config's gate.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Judge a model, a server or a file of predictions: figures with intervals to stdout, a report to --output.
+    """Judge a model, a server or a file of predictions. Figures with intervals to stdout, a report to --output.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or config, 3 --gate was given and did not pass.
     """

@@ -22,7 +22,7 @@ def peek(
     rows: Annotated[int, typer.Option(help="Examples of each split.", min=1)] = 2,
     verbose: Verbose = False,
 ) -> None:
-    """Show formatted rows with the tokens that carry loss in green, and the splits' sizes; needs no GPU, no weights."""
+    """Show rows as training sees them. Tokens that carry loss are green; below are the splits' sizes. No GPU needed."""
     guarded(lambda: _peek(settings_of(config, overrides), rows), verbose)
 
 
@@ -32,7 +32,7 @@ def prepare(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("data/processed"),
     verbose: Verbose = False,
 ) -> None:
-    """Write checked, split and formatted rows as Arrow files, with a report; --set data.path=FOLDER trains on them."""
+    """Write checked, split and formatted rows, with a report. Arrow files; --set data.path=FOLDER trains on them."""
     guarded(lambda: _prepare(settings_of(config, overrides), output), verbose)
 
 

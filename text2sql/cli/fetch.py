@@ -18,7 +18,7 @@ def fetch(
     keep: Annotated[int, typer.Option(help="Models that may lie there; the oldest go.", min=1)] = 3,
     verbose: Verbose = False,
 ) -> None:
-    """Fetch a model; one that is there already is checked, and left as it is."""
+    """Fetch a model. One that is there already is checked, and left as it is."""
 
     def work() -> int:
         from text2sql.deployment import artifacts

@@ -21,7 +21,7 @@ def key(
     show: Annotated[bool, typer.Option("--list", help="List IDs, names and rates.")] = False,
     revoke: Annotated[str | None, typer.Option(metavar="ID", help="Take a key out of the file.")] = None,
 ) -> None:
-    """Make an API key: it is printed once, and its hash added to the file. A running server reads the file again."""
+    """Make an API key. It is printed once, and its hash added to the file. A running server reads the file again."""
     if [name is not None, show, revoke is not None].count(True) != 1:
         raise typer.BadParameter("give a name, --list or --revoke ID, one of them", param_hint="NAME")
 

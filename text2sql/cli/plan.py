@@ -37,7 +37,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
 ) -> None:
-    """Estimate memory, time and money of a training run, and say where it fits; needs no GPU and no weights."""
+    """Estimate memory, time and money of a training run. Says where it fits; needs no GPU and no weights."""
 
     def work() -> int:
         import json

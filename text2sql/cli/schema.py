@@ -30,7 +30,7 @@ def schema(
         ),
     ] = None,
 ) -> None:
-    """Print a database's tables as CREATE TABLE statements: names, types and keys, no rows and no comments."""
+    """Print a database's tables as CREATE TABLE statements. Names, types and keys; no rows and no comments."""
 
     def work() -> None:
         text = _chosen(_described(source), tables or ())

@@ -20,8 +20,11 @@ and, where the source has them:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import sys
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,7 @@ from text2sql.data.batches import BATCH
 from text2sql.data.formats import PROBLEM, first_line, read_file
 from text2sql.data.synthetic import stream_rows
 from text2sql.errors import DataError
+from text2sql.hub import snapshot
 from text2sql.progress import progress, working
 
 if TYPE_CHECKING:
@@ -139,7 +143,8 @@ def _read_hub(data: DataSection) -> pa.Table:
     from datasets.exceptions import DatasetsError
 
     try:
-        with working(f"reading {data.dataset_name}, from the hub if it is not in the cache"):
+        _fetch(data.dataset_name, data.dataset_revision)
+        with working(f"reading {data.dataset_name}"):
             splits = load_dataset(data.dataset_name, revision=data.dataset_revision)
     except (DatasetsError, OSError, ValueError, httpx.HTTPError) as error:
         raise DataError(
@@ -148,6 +153,24 @@ def _read_hub(data: DataSection) -> pa.Table:
         ) from None
     chosen = ["train"] if "train" in splits else list(splits)
     return concatenate_datasets([splits[name] for name in chosen]).flatten_indices().data.table
+
+
+def _fetch(name: str, revision: str | None) -> None:
+    """Have a data set's files in the hub's cache before they are read; `datasets` would fetch them without a word."""
+    from datasets import load_dataset_builder
+
+    with working(f"looking for {name}"):
+        builder = load_dataset_builder(name, revision=revision)
+    if Path(builder.cache_dir).is_dir():  # read before
+        return
+    files: dict[str, list[str]] = {}
+    for url in (url for urls in (builder.config.data_files or {}).values() for url in urls):
+        commit, _, file = str(url).removeprefix(f"hf://datasets/{name}@").partition("/")
+        if not commit.startswith("hf:"):
+            files.setdefault(commit, []).append(escape(file))
+    with contextlib.nullcontext() if sys.stderr.isatty() else working(f"fetching {name}"):
+        for commit, wanted in files.items():
+            snapshot(name, commit, wanted, kind="dataset")
 
 
 def _texts(data: DataSection) -> dict[str, str]:

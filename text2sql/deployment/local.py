@@ -193,7 +193,7 @@ class LocalTarget:
                 return str(candidate["url"])
             if time.monotonic() - told_at > TOLD_EVERY:
                 told_at = time.monotonic()
-                tell(f"{told_at - begun:.0f} s: {last_words(self._written_last(spec))}")
+                tell(f"{told_at - begun:.0f} s: {last_words(self._written_last(spec), 'it is starting')}")
             time.sleep(POLL_SECONDS)
             candidate = self._gateway.order("status", method="GET")["candidate"]
         raise DeploymentError(f"the gateway does not say what became of the new server; its log is {self._gateway.log}")

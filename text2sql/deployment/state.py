@@ -183,8 +183,8 @@ def keep_release(folder: Path, digest: str, releases: Path) -> Path:
     return place
 
 
-def last_words(log: Path) -> str:
-    """The last error in a log, else its last line, cut to what fits into a message."""
+def last_words(log: Path, silent: str = "it said nothing") -> str:
+    """The last error in a log, else its last line, cut to what fits into a message; `silent` where it has none."""
     try:
         with log.open("rb") as file:
             file.seek(max(file.seek(0, os.SEEK_END) - 65_536, 0))
@@ -193,4 +193,4 @@ def last_words(log: Path) -> str:
         lines = []
     lines = [line for line in lines if line]
     errors = [line for line in lines[-200:] if "error:" in line.lower()]
-    return ((errors or lines or ["it said nothing"])[-1])[-LAST_WORDS_CHARS:]
+    return ((errors or lines or [silent])[-1])[-LAST_WORDS_CHARS:]

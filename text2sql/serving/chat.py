@@ -92,6 +92,8 @@ class ChatRequest(Chat):
     stream_options: StreamOptions | None = None
     tools: list[Any] | None = None
     """Not supported, as are the following ones: 400 when they ask for anything."""
+    functions: list[Any] | None = None
+    """What `tools` were called before."""
     logprobs: bool | None = None
     logit_bias: dict[str, float] | None = None
     response_format: dict[str, Any] | None = None
@@ -135,6 +137,7 @@ class ChatRequest(Chat):
         kind = (self.response_format or {}).get("type", "text")
         for name, wish in (
             ("tools", self.tools),
+            ("functions", self.functions),
             ("logprobs", self.logprobs),
             ("logit_bias", self.logit_bias),
             ("response_format", kind != "text"),
@@ -144,7 +147,7 @@ class ChatRequest(Chat):
         ):
             if wish:
                 what = "several completions cannot be streamed" if name == "n" else f"{name} is not supported"
-                raise Problem(400, "unsupported_parameter", what, param=name)
+                raise Problem(400, "unsupported_parameter", f"{what}; leave it out", param=name)
 
 
 def split_schema(text: str) -> tuple[str, str]:

@@ -97,6 +97,16 @@ def open_source(where: str) -> Source:
     return ServerSource(url if driver else url.set(drivername=f"{backend}+{_DRIVERS[backend]}"))
 
 
+def shown(where: str) -> str:
+    """A database as anybody may see it: a path as it is, of a server's URL neither user, password nor parameters.
+
+    Raises:
+        DatabaseError: as open_source.
+    """
+    source = open_source(where)
+    return source.name if isinstance(source, ServerSource) else where
+
+
 def caution(where: str) -> str | None:
     """What whoever lets this database be asked should know first, in one line."""
     backend = where.partition("://")[0].partition("+")[0] if "://" in where else ""

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from text2sql.errors import OutputError, SqlError, Text2SQLError
 from text2sql.serving.cells import to_csv
-from text2sql.serving.databases import caution
+from text2sql.serving.databases import caution, shown
 from text2sql.serving.explain import explain
 from text2sql.serving.lines import Lines
 from text2sql.serving.messages import MAX_CANDIDATES, GenerateResponse, Question
@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 HELP = """\
 Type a question, or:
   CREATE TABLE …;    add a table to the schema
-  /schema [FILE]     read the schema from a .sql, CSV or SQLite file; alone: show it
-  /db [FILE]         run answers, read-only, on a SQLite file (or a database URL), and take its schema; /db off: stop
-  /csv FILE          save the last rows, with what a spreadsheet would run as a formula marked as text
+  /schema [FILE]     take the schema of a .sql, CSV or SQLite file; alone: show it
+  /db [FILE]         run answers, read-only, on a SQLite file or a database URL,
+                     and take its schema; /db off: stop
+  /csv FILE          save the last rows; what a spreadsheet would run is made text
   /explain           say in words what the last query does
   /n [NUMBER]        choose among so many candidates (1 to {most})
-  /dialect [NAME]    write answers for another database: postgres, mysql, duckdb, …
+  /dialect [NAME]    write answers for another database: postgres, mysql, …
   /help  /quit       Ctrl-C stops an answer, Ctrl-D ends"""
 _DDL = re.compile(r"\s*CREATE\s+(?:TEMP(?:ORARY)?\s+)?TABLE\b", re.IGNORECASE)
 
@@ -51,6 +52,7 @@ def run(settings: ServerSettings, engine: Engine | None = None) -> int:
 
     Raises:
         ModelError, EngineDead: the model cannot be loaded.
+        DatabaseError, SqlError: the settings' database cannot be used; told before the model is loaded.
     """
     served = Served(engine) if engine is not None else _served(settings)
     interactive = sys.stdin.isatty()
@@ -171,14 +173,14 @@ class Repl:
 
     def _use_database(self, where: str) -> None:
         if not where:
-            self._screen.say(f"answers are run on {_without_password(self._session.database or 'no database')}")
+            self._screen.say(f"answers are run on {shown(now) if (now := self._session.database) else 'no database'}")
         elif where == "off":
             self._session.use_database(None)
             self._screen.say("answers are run nowhere")
         else:
             where = where if "://" in where else str(Path(_path(where)).expanduser())
             self._take_schema(self._session.use_database(where))
-            self._screen.say(f"answers are run on {_without_password(where)}, read-only")
+            self._screen.say(f"answers are run on {shown(where)}, read-only")
             if said := caution(where):
                 self._screen.say(said)
 
@@ -240,7 +242,3 @@ def _path(text: str) -> str:
     except ValueError:
         return text
     return parts[0] if len(parts) == 1 else text
-
-
-def _without_password(where: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", where)

@@ -106,6 +106,8 @@ class Session:
 
     async def _start(self) -> None:
         await self._open.enter_async_context(self._service.guard)
+        if self.database:  # one that cannot be used is told before a model is loaded for nothing
+            await self._service.guard.describe(self.database)
         self._open.push_async_callback(self._service.served.engine.stop)
         await self._service.start()
 

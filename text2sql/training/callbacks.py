@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from text2sql.training.checkpoints import StopRequest
@@ -104,10 +104,9 @@ class ProgressCallback(TrainerCallback):
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("fine-tuning"),
-                BarColumn(),
+                BarColumn(bar_width=8),  # 80 columns hold the rest as it is
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
-                TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=self.console,
             )
