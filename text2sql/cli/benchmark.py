@@ -34,7 +34,7 @@ def benchmark(
     config: Config = DEFAULT_CONFIG,
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="JSON file; a page and a summary are put beside it.")] = Path(
-        "results/evaluation.json"
+        "results/benchmark/evaluation.json"  # not beside a training's own
     ),
     mode: Annotated[Mode, typer.Option(help="local: Transformers in this process; vllm: a server.")] = Mode.LOCAL,
     host: Annotated[str, typer.Option(help="Host of an OpenAI-compatible server, for --mode vllm.")] = "127.0.0.1",
