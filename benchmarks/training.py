@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -344,6 +345,13 @@ def conclude(rounds: list[dict[str, dict[str, Any]]]) -> None:
           f"{'met' if no_worse else 'NOT met'}; lower peak: {'met' if leaner else 'NOT met'}")  # fmt: skip
 
 
+def ticks(end: float) -> list[float]:
+    """Round numbers from 0 to `end`, three to six of them."""
+    power = 10 ** math.floor(math.log10(end))
+    step = next(power * part for part in (0.2, 0.5, 1, 2) if end / (power * part) < 6)
+    return [step * i for i in range(int(end / step) + 1)]
+
+
 def plot(found: dict[str, dict[str, Any]]) -> str:
     """Validation loss over seconds of training, both sides in one SVG."""
     width, height, left, bottom = 720, 360, 60, 310
@@ -355,10 +363,13 @@ def plot(found: dict[str, dict[str, Any]]) -> str:
         return f"{left + seconds / longest * (width - left - 20):.1f},{bottom - loss / top * (bottom - 30):.1f}"
 
     parts = [f'<path d="M{left},30V{bottom}H{width - 20}" fill="none" stroke="#888"/>']
-    for i in range(5):
-        x, y = place(longest * i / 4, top * i / 4).split(",")
-        parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{longest * i / 4:.0f} s</text>')
-        parts.append(f'<text x="{left - 8}" y="{float(y) + 4:.1f}" text-anchor="end">{top * i / 4:.2f}</text>')
+    for seconds in ticks(longest):
+        x, _ = place(seconds, 0).split(",")
+        parts.append(f'<text x="{x}" y="{bottom + 18}" text-anchor="middle">{seconds:g} s</text>')
+    for loss in ticks(top):
+        _, y = place(0, loss).split(",")
+        parts.append(f'<text x="{left - 8}" y="{float(y) + 4:.1f}" text-anchor="end">{loss:g}</text>')
+        parts.append(f'<path d="M{left},{y}H{width - 20}" stroke="#eee"/>')
     for row, (name, side) in enumerate(found.items()):
         points = " ".join(place(seconds, loss) for seconds, loss in side["curve"])
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colours[name]}" stroke-width="2.5"/>')
