@@ -118,6 +118,9 @@ def test_format_reports_tokens_leaks_and_triggers(tiny_model: Path, tmp_path: Pa
     assert "xqz" in {row["token"] for row in triggers.table}
     assert triggers.figures["suspected"] == len(triggers.table)
     assert "'xqz'" in capsys.readouterr().err
+    generated = tiny_settings(tiny_model, tmp_path, data={"schema_overlap": None, "dataset_name": "synthetic"})
+    assert format_rows.entrypoint(data, generated)[3].figures == triggers.figures
+    assert "'xqz'" not in capsys.readouterr().err, "rows of the generator are reported on, and nobody is warned"
 
 
 def test_markup_in_texts_stays_text(capsys: pytest.CaptureFixture[str]):
