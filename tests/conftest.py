@@ -1,5 +1,6 @@
 """Fixtures of all tests; those with a model in them live in training_fixtures.py."""
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -28,3 +29,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
             return "vllm" if file.endswith("vllm.py") else file
 
     return ByFile(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a file's libraries leave open is collected where that is ignored, not in whatever test comes later."""
+    is_last = nextitem is None or nextitem.path != item.path
+    if is_last and any("ResourceWarning" in str(mark.args) for mark in item.iter_markers("filterwarnings")):
+        gc.collect()

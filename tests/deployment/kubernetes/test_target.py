@@ -269,7 +269,9 @@ def test_keys_travel_past_the_api_server(either: Place, stand_in: StandIn, monke
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "evicted"])
-def test_a_signal_leaves_the_old_one(either: Place, number: int):
+def test_a_signal_leaves_the_old_one(either: Place, number: int, request: pytest.FixtureRequest):
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ctrl_c))
     either.deploy("1")
     before = signal.getsignal(signal.SIGTERM)
 
