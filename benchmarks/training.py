@@ -430,7 +430,7 @@ def scale_side(job: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(Path(folder), 1e-3, [f"training.max_steps={job['steps']}"])
         trained = finetune.finetune(DatasetDict(train=Dataset.from_list(rows)), settings)
-    [last] = [entry for entry in trainers[0].state.log_history if "train_runtime" in entry]
+    last = [entry for entry in trainers[0].state.log_history if "train_runtime" in entry][-1]
     return {
         "tokens": int(spent["tokens"]),
         "tokenise": spent["tokenise"] / spent["tokens"] * 1e6,

@@ -363,13 +363,8 @@ def test_service_returns_by_itself(local: Local):
     """The server is killed, then the gateway; the first comes back alone, the second with the next command."""
     local.deploy("1")
     local.deploy("2")
-
-    def servers() -> list[int]:
-        words = (line.split() for line in local.processes() if "scripted_server" in line and "keeper" not in line)
-        return [int(pid) for pid, *_ in words]
-
-    until(lambda: len(servers()) == 1, 30)  # the old one may still be ending
-    os.kill(servers()[0], signal.SIGKILL)
+    until(lambda: len(local.servers()) == 1, 30)  # the old one may still be ending
+    os.kill(local.servers()[0], signal.SIGKILL)
     until(lambda: local.answering() == "2", 30)
     status = local.target.status()
     assert status.current is not None
