@@ -28,6 +28,7 @@ SCHEMA = parse_schema('CREATE TABLE singer (id INTEGER, name VARCHAR, "Age" INTE
         ("SELECT STRFTIME('%Y', name)", "mysql", "SELECT DATE_FORMAT(name, '%Y')"),
         ("SELECT 7 / 2, age / id, name / 2", "mysql", "SELECT 7 DIV 2, `Age` DIV id, name / 2"),
         ("SELECT (s.id + 1) / 2 FROM singer AS s", "duckdb", "SELECT (s.id + 1) // 2 FROM singer AS s"),
+        ("SELECT age / id FROM singer", "bigquery", "SELECT DIV(`Age`, NULLIF(id, 0)) FROM singer"),
         ("SELECT MAX(id) / 2 FROM singer", "bigquery", "SELECT DIV(MAX(id), 2) FROM singer"),
         ("SELECT id / 2 / 3 FROM singer", "mysql", "SELECT (id DIV 2) DIV 3 FROM singer"),
         ("SELECT id / 2 FROM singer", "postgres", "SELECT id / NULLIF(2, 0) FROM singer"),

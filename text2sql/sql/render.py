@@ -59,8 +59,8 @@ def render_sql(sql: str, dialect: str, schema: Schema | None = None) -> str:
         if dialect not in _LIKE_IGNORES_CASE:
             for like in list(tree.find_all(exp.Like)):
                 like.replace(exp.ILike(this=like.this, expression=like.expression))
-        if not Dialect.get_or_raise(dialect).TYPED_DIVISION:
-            _divide_integers(tree, schema)
+        if not (there := Dialect.get_or_raise(dialect)).TYPED_DIVISION:
+            _divide_integers(tree, schema, is_safe=bool(there.SAFE_DIVISION))
         text = tree.sql(dialect=dialect, unsupported_level=ErrorLevel.RAISE, comments=False)
     except SqlglotError as error:
         raise SqlError(f"the query cannot be written for {dialect}: {' '.join(str(error).split())[:200]}") from None
@@ -91,8 +91,11 @@ def _is_date_argument(node: exp.Expr) -> bool:
     return isinstance(node.parent, exp.Func | exp.Cast) and not isinstance(node.parent, exp.Binary)
 
 
-def _divide_integers(tree: exp.Expr, schema: Schema | None) -> None:
-    """Write out that integers divide to an integer; a name is one where all tables that have it say so."""
+def _divide_integers(tree: exp.Expr, schema: Schema | None, is_safe: bool) -> None:
+    """Write out that integers divide to an integer, and by zero to NULL where that is not `is_safe` by itself.
+
+    A name is an integer where all tables that have it say so.
+    """
     whole: dict[str, bool] = {}
     for declared in (column for table in (schema.tables if schema else ()) for column in table.columns):
         name = declared.name.lower()
@@ -103,7 +106,10 @@ def _divide_integers(tree: exp.Expr, schema: Schema | None) -> None:
     annotate_types(tree, dialect=DIALECT, overwrite_types=False)
     for division in list(tree.find_all(exp.Div)):
         if all(side.is_type(*exp.DataType.INTEGER_TYPES) for side in (division.left, division.right)):
-            division.replace(exp.IntDiv(this=division.left, expression=division.right))
+            divisor = division.right
+            if not is_safe and not (isinstance(divisor, exp.Literal) and divisor.to_py()):
+                divisor = exp.Nullif(this=divisor, expression=exp.Literal.number(0))
+            division.replace(exp.IntDiv(this=division.left, expression=divisor))
 
 
 def _declared(tree: exp.Expr, schema: Schema) -> exp.Expr:
