@@ -242,7 +242,8 @@ def run(job: dict[str, Any], threads: int) -> dict[str, Any]:
     )  # fmt: skip
     if done.returncode:
         sys.exit(f"{job['side']} failed:\n{done.stderr[-2000:]}")
-    said = [line for line in done.stderr.splitlines() if line.startswith("training on ")]
+    lines = done.stderr.splitlines()
+    said = [line for start, first in enumerate(lines) if "training on " in first for line in lines[start : start + 4]]
     return {**json.loads(done.stdout.splitlines()[-1]), "said": said}
 
 
@@ -306,7 +307,7 @@ def show(name: str, rate: float, found: dict[str, Any]) -> None:
         f", {found['waited'] / found['seconds']:.1%} of it waiting for data" if found["waited"] is not None else ""
     )
     for line in found["said"]:
-        print(f"  {line}")
+        print(line)
     print(f"  {name}, learning rate {rate:g}: {found['tokens']:,} tokens in {found['seconds']:.1f} s and "
           f"{found['steps']} steps{waiting}\n"
           f"    training loss {first['loss']:.3f} to {last['loss']:.3f}, gradient norm {first['grad_norm']:.2f} to "

@@ -44,9 +44,15 @@ def test_a_log_has_a_line_for_a_long_wait_and_none_for_a_short_one(
     assert capsys.readouterr().err == "  loading [x] …\n"
 
 
-def test_a_log_has_a_line_of_a_bar_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_a_log_has_a_line_of_a_bar_once_it_is_long_and_then_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(progress, "PATIENCE", 0.05)
     with progress.progress("judging", 2_000) as advance:
         advance(500)
+        time.sleep(0.1)
+        advance(500)
+        advance(500)
         monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-        advance(1_000)
-    assert capsys.readouterr().err == "  judging 1,500/2,000\n"
+        advance(250)
+    assert capsys.readouterr().err == "  judging 1,000/2,000\n  judging 1,750/2,000\n"

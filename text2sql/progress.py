@@ -11,7 +11,7 @@ from typing import Any
 PATIENCE = 3.0
 """Seconds that may pass in silence; where stderr is no terminal, what is done sooner writes no line."""
 LINE_SECONDS = 15.0
-"""Where stderr is no terminal (a pod, CI) a line of a bar is written at most this often."""
+"""Where stderr is no terminal (a pod, CI) a bar writes a line once it takes longer, and then at most this often."""
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def downloading(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _lines(console: Any, label: str, total: int) -> Callable[[int], None]:
-    done, written = 0, time.monotonic()
+    done, written = 0, time.monotonic() - LINE_SECONDS + PATIENCE
 
     def advance(count: int) -> None:
         nonlocal done, written

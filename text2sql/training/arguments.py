@@ -107,7 +107,7 @@ def trainer_arguments(
 
 
 def describe(trainer: Any, settings: Settings, copied: int, activations: str) -> str:
-    """One line on how this run trains, and what was chosen for its device.
+    """Lines of at most 100 characters or so on how this run trains, and what was chosen for its device.
 
     `copied` is that of dequantize_once; `activations` says whether they are kept, and why.
     """
@@ -120,17 +120,15 @@ def describe(trainer: Any, settings: Settings, copied: int, activations: str) ->
         weights += f" de-quantised once ({copied / 2**20:,.0f} MiB)"
     layers = [layer for layer in trainer.model.modules() if isinstance(layer, LoraLayer)]
     folded = sum(isinstance(layer, FoldedLinear) for layer in layers)
-    parts = [
-        f"training on {device.type} ({where})",
-        resolve_precision(training.precision, device),
-        weights,
-        f"LoRA folded into {folded} of {len(layers)} layers",
+    optimizer = MUON if training.optim == MUON else str(arguments.optim.value)
+    kernels = ", Liger's kernels" if training.use_liger_kernel else ""
+    lines = [
+        f"training on {device.type} ({where}), {resolve_precision(training.precision, device)}, {optimizer}{kernels}",
+        f"{weights}, LoRA folded into {folded} of {len(layers)} layers",
         _batches(trainer, training),
         activations,
-        *(["Liger's kernels"] if training.use_liger_kernel else []),
-        MUON if training.optim == MUON else str(arguments.optim.value),
     ]
-    return ", ".join(parts)
+    return "\n".join(lines)
 
 
 def _batches(trainer: Any, training: TrainingSection) -> str:

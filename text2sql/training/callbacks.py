@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -33,10 +34,10 @@ FIGURES = {
 
 
 def tell(message: str) -> None:
-    """One line to the person who waits, on stderr; of several processes the first one speaks."""
+    """Lines to the person who waits, on stderr, below that of the step; of several processes the first one speaks."""
     if not is_first():
         return
-    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(indent(message, "  "), markup=False, highlight=False)
 
 
 def figures(logs: dict[str, Any]) -> dict[str, float]:
@@ -103,7 +104,7 @@ class ProgressCallback(TrainerCallback):
         self.written = time.monotonic()
         if self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("fine-tuning"),
+                TextColumn("  fine-tuning"),
                 BarColumn(bar_width=8),  # 80 columns hold the rest as it is
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
