@@ -105,3 +105,9 @@ def test_the_last_words_of_a_log(tmp_path: Path):
     assert last_words(log) == "error: no weights"
     log.write_text("starting\n" + "x" * 1000 + "\n")
     assert last_words(log) == "x" * 300
+    log.write_text('{"event": "no room", "level": "error"}\n{"event": "vLLM is starting", "level": "info"}\n')
+    assert last_words(log) == "no room"
+    log.write_text('{"event": "vLLM is starting", "level": "info"}\n')
+    assert last_words(log) == "vLLM is starting"
+    log.write_text('[1]\n{"level": "info"}\n')
+    assert last_words(log) == '{"level": "info"}'

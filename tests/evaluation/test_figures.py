@@ -35,6 +35,7 @@ def shown(key: str, value: float, interval: Interval | None) -> tuple[float | No
         ("execution_accuracy", 0.85, None, (0.85, "85.0%", "")),
         ("bleu", 88.25, (87.0, 89.5), (88.25, "88.2", "[87.0, 89.5]")),
         ("perplexity", 1.04, (1.03, 1.05), (1.04, "1.040", "[1.030, 1.050]")),
+        ("perplexity", 16291.8, (99.9, 39617.4), (16291.8, "16,292", "[99.900, 39,617]")),
         ("perplexity", 1.04, (1.03, math.inf), (1.04, "1.040", "")),
         ("perplexity", math.inf, (1.0, math.inf), (None, "–", "")),
         ("valid_sql", math.nan, (0.0, 1.0), (None, "–", "")),

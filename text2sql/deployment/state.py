@@ -191,6 +191,17 @@ def last_words(log: Path, silent: str = "it said nothing") -> str:
             lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
     except OSError:
         lines = []
-    lines = [line for line in lines if line]
-    errors = [line for line in lines[-200:] if "error:" in line.lower()]
-    return ((errors or lines or [silent])[-1])[-LAST_WORDS_CHARS:]
+    events = [_event(line) for line in lines[-200:] if line]
+    errors = [said for said, is_error in events if is_error]
+    said = [said for said, _ in events]
+    return ((errors or said or [silent])[-1])[-LAST_WORDS_CHARS:]
+
+
+def _event(line: str) -> tuple[str, bool]:
+    """What a line says, out of JSON where the server logs in that, and whether it is an error."""
+    try:
+        record = json.loads(line)
+        said, level = str(record["event"]), str(record.get("level"))
+    except (ValueError, TypeError, KeyError):
+        said, level = line, ""
+    return said, level in {"error", "critical"} or "error:" in said.lower()

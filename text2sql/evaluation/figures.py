@@ -24,7 +24,8 @@ class Figure:
         """The value with its unit; a dash for what was not measured."""
         if value is None or not math.isfinite(value):
             return "–"
-        return {"share": f"{value:.1%}", "points": f"{value:.1f}", "ratio": f"{value:.3f}"}[self.unit]
+        ratio = f"{value:.3f}" if value < 100 else f"{value:,.0f}"
+        return {"share": f"{value:.1%}", "points": f"{value:.1f}", "ratio": ratio}[self.unit]
 
     def show_interval(self, interval: Interval | None) -> str:
         """Both ends in the value's unit, which is not repeated; "" without an interval."""
