@@ -5,10 +5,11 @@
 
 The peer is TRL's SFTTrainer as tutorials have it: prompt and completion in one text, loss over everything, padding to
 the longest of a batch, gradient checkpointing, 4 rows x 4 passes. Ours is `text2sql.training.finetune` with
-configs/tiny.yaml. Both train the same base in NF4 with the same LoRA on the same rows for one epoch, in fp32 (which is
-the faster here, so the peer is not held back by TRL's own bf16), each in a process of its own, in alternation; the
-median of the rounds' ratios counts. The X
-many steps, and the same peak, warm-up, schedule and clipping; --learning-rates gives the rounds peaks of their own.
+configs/tiny.yaml. Both train the same base in NF4 with the same LoRA on the same rows for one epoch, in fp32 (which
+is the faster here, so the peer is not held back by TRL's own bf16), each in a process of its own, in alternation; the
+median of the rounds' ratios counts. The learning rate follows one rule: 16 rows a step for both, hence equally many
+steps, and the same optimizer, peak, warm-up, schedule and clipping; --learning-rates gives the rounds peaks of their
+own.
 
 Validation loss is taken by one function for both, over completion tokens of the same held-out rows, and its time is not
 counted. A useful token is one that is not padding; beside a second of the clock stands one of the processor, which

@@ -6,12 +6,8 @@ import os
 import signal
 import socket
 import stat
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -23,29 +19,11 @@ from text2sql.config import DeploySection, Settings
 from text2sql.data.files import sha256_folder
 from text2sql.deployment.local import LocalTarget
 from text2sql.deployment.release import Release
-from text2sql.deployment.state import is_alive, last_words, read_json, write_json
+from text2sql.deployment.state import last_words, read_json
 from text2sql.errors import DeploymentError
 from text2sql.serving.settings import server_settings
 
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning")]  # the gateway is a child that outlives us
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[Local]:
-    made = Local(tmp_path)
-    yield made
-    made.target.stop(made.told.append)
-    assert made.processes() == []
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
-    """Version 1 is live; what a test does to it must leave it so."""
-    made = Local(tmp_path_factory.mktemp("live"))
-    made.deploy("1")
-    yield made
-    made.target.stop(made.told.append)
-    assert made.processes() == []
 
 
 @pytest.mark.parametrize(
@@ -194,203 +172,6 @@ def test_row_22_no_request_is_dropped_while_the_address_moves(local: Local):
     assert len(heard) > 50
 
 
-def test_row_30_back_and_forth_also_when_what_serves_is_broken(local: Local):
-    with pytest.raises(DeploymentError, match="no version to go back to"):
-        local.target.rollback(local.told.append)
-    local.deploy("1")
-    local.deploy("2", asked=20)
-    for _ in range(20):  # it dies, and is started again with a pause that grows
-        local.answering()
-    assert local.target.rollback(local.told.append).version == "1"
-    assert local.answering() == "1"
-    assert local.target.rollback(local.told.append).version == "2"
-    status = local.target.status()
-    assert status.current is not None
-    assert status.previous is not None
-    assert (status.current.release.version, status.previous.release.version) == ("2", "1")
-    assert status.previous.state == "stopped"
-
-
-@pytest.mark.parametrize("ended", [True, False], ids=["stopped", "with-other-settings"])
-def test_the_same_version_again_keeps_the_one_before_it(local: Local, ended: bool):
-    local.deploy("1")
-    local.deploy("2")
-    if ended:
-        local.target.stop(local.told.append)
-    else:
-        local.change(startup_seconds=21)
-    assert local.deploy("2").parity is not None
-    assert local.target.rollback(local.told.append).version == "1"
-    assert local.answering() == "1"
-
-
-def test_what_was_stopped_stays_so_until_something_goes_live(local: Local):
-    local.deploy("1")
-    local.deploy("2")
-    local.target.stop(local.told.append)
-    seen: list[tuple[int, str | None]] = []
-    local.hook = lambda line: seen.append((len(local.servers()), local.answering())) if "smoke" in line else None
-    with pytest.raises(DeploymentError, match="as the evaluated model did.*; nothing is served"):
-        local.deploy("3", answers=WRONG)
-    assert seen == [(1, None)], "the new one has the memory for itself"
-    until(lambda: local.processes() == [], 30)
-    assert local.target.rollback(local.told.append).version == "1"
-    assert local.answering() == "1"
-
-
-def promoted(local: Local, version: str) -> None:
-    """By a deployment that then dies: its lock is free, and nobody has verified the server."""
-    with local.target.alone():
-        folder = local.model(version)
-        release = Release("model", version, sha256_folder(folder), "", "")
-        local.target.stage(release, folder, local.told.append)
-        local.target.promote()
-        assert local.answering() == version
-
-
-def test_one_that_nobody_verified_does_not_stay(live: Local):
-    promoted(live, "2")
-    until(lambda: live.answering() == "1", 20)
-    until(lambda: len(live.servers()) == 1, 20)
-    status = live.target.status()
-    assert status.previous is None
-
-
-def test_a_rollback_from_one_that_nobody_verified_goes_to_the_one_before_it(local: Local):
-    local.deploy("1")
-    local.deploy("2")
-    promoted(local, "3")
-    assert local.target.rollback(local.told.append).version == "2"
-    assert local.answering() == "2"
-    promoted(local, "3")
-    assert local.deploy("3").parity is not None, "that it answers already does not count"
-    assert local.target.rollback(local.told.append).version == "2"
-
-
-def test_a_gateway_that_is_killed_goes_on_with_what_was_verified(local: Local):
-    local.deploy("1")
-    promoted(local, "2")
-    os.kill(local.pid, signal.SIGKILL)
-    until(lambda: local.processes() == [], 30)
-    status = local.target.status()
-    assert status.current is not None
-    assert status.current.release.version == "1"
-
-
-def test_after_a_crash_one_server_takes_the_place_of_the_one_that_was_left(local: Local):
-    local.deploy("1", lingers=2)
-    [old] = local.servers()
-    os.kill(local.pid, signal.SIGKILL)
-    assert local.servers() == [old], "it outlives the gateway for a moment"
-    ending, seen = threading.Event(), [1]
-
-    def count() -> None:
-        while not ending.is_set():
-            seen.append(len(local.servers()))
-            time.sleep(0.02)
-
-    counting = threading.Thread(target=count)
-    counting.start()
-    try:
-        assert local.deploy("1", lingers=2).parity is None, "it is what was live"
-    finally:
-        ending.set()
-        counting.join()
-    assert max(seen) == 1
-    assert local.servers() != [old]
-    assert local.answering() == "1"
-    os.kill(local.pid, signal.SIGKILL)
-    local.target.stop(local.told.append)
-    assert local.servers() == [], "also of those nothing is left"
-
-
-def test_after_a_crash_what_was_live_serves_while_another_is_tried(local: Local):
-    local.deploy("1")
-    os.kill(local.pid, signal.SIGKILL)
-    heard = []
-    local.hook = lambda line: heard.append(local.answering()) if "smoke" in line else None
-    local.deploy("2")
-    assert heard == ["1"]
-    assert local.answering() == "2"
-
-
-def test_nothing_is_left_where_the_path_of_the_socket_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    local = Local(tmp_path / ("long" * 20))
-    local.folder.mkdir()
-    with tempfile.TemporaryDirectory(dir="/tmp") as short:  # tmp_path may be long by itself
-        monkeypatch.setenv("TMPDIR", short)
-        local.deploy("1")
-        os.kill(local.pid, signal.SIGKILL)
-        until(lambda: local.processes() == [], 30)
-        local.deploy("1")
-        assert len([*Path(short).iterdir()]) == 1
-        local.target.stop(local.told.append)
-        assert [*Path(short).iterdir()] == []
-
-
-def test_a_rollback_while_the_old_one_still_ends_does_not_count_on_it(local: Local):
-    local.deploy("1", lingers=4)
-    local.deploy("2")
-    local.target.rollback(local.told.append)
-    assert local.answering() == "1"
-    until(lambda: len(local.servers()) == 1, 20)
-    assert local.answering() == "1"
-
-
-def test_a_rollback_to_a_damaged_model_is_refused(local: Local):
-    first = local.deploy("1").release
-    local.deploy("2")
-    (local.state.releases / first.digest / "plan.json").write_text("{}")
-    with pytest.raises(DeploymentError, match="is damaged or gone"):
-        local.target.rollback(local.told.append)
-    assert local.answering() == "2"
-
-
-def test_a_rollback_is_instant_where_the_previous_one_runs_on(local: Local):
-    local.change(keep_previous="running")
-    local.deploy("1", slow=2)
-    local.deploy("2")
-    begun = time.monotonic()
-    local.target.rollback(local.told.append)
-    assert time.monotonic() - begun < 2
-    assert local.answering() == "1"
-    status = local.target.status()
-    assert status.previous is not None
-    assert status.previous.state == "up"
-
-
-def test_service_returns_by_itself(local: Local):
-    """The server is killed, then the gateway; the first comes back alone, the second with the next command."""
-    local.deploy("1")
-    local.deploy("2")
-    until(lambda: len(local.servers()) == 1, 30)  # the old one may still be ending
-    os.kill(local.servers()[0], signal.SIGKILL)
-    until(lambda: local.answering() == "2", 30)
-    status = local.target.status()
-    assert status.current is not None
-    assert status.current.restarts >= 1
-
-    os.kill(local.pid, signal.SIGKILL)
-    until(lambda: local.processes() == [], 30)
-    status = local.target.status()
-    assert status.detail.startswith("the gateway does not run")
-    assert status.current is not None
-    assert status.current.state == "stopped"
-    assert local.target.rollback(local.told.append).version == "1"
-    assert local.answering() == "1"
-
-
-def test_a_number_that_was_given_again_is_not_killed(local: Local):
-    local.state.make()
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as stranger:
-        write_json(local.state.state, {"pid": stranger.pid, "started": "1", "socket": "", "host": "x", "port": 1})
-        local.target.stop(local.told.append)
-        assert local.told[-1] == "nothing runs"
-        assert stranger.poll() is None
-        stranger.kill()
-    write_json(local.state.state, {})
-
-
 def test_a_port_that_is_taken_is_one_line(local: Local):
     taken = pytest.raises(DeploymentError, match="gateway does not start: .*cannot listen on .*; nothing is served")
     with socket.create_server(("127.0.0.1", local.section.port)), taken:
@@ -404,12 +185,6 @@ def test_a_first_one_that_fails_leaves_nothing_behind(local: Local):
     until(lambda: local.processes() == [], 30)
     local.deploy("2")
     assert local.answering() == "2"
-
-
-def test_it_outlives_who_deployed_it(local: Local):
-    local.deploy("1")
-    assert os.getsid(local.pid) == local.pid
-    assert is_alive(local.pid, read_json(local.state.state)["started"])
 
 
 def test_keys_are_asked_for_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

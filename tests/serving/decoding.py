@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pytest
+
 from tests.training_fixtures import made_up_rows
 from text2sql.serving.transformers_engine import TransformersEngine
 
@@ -67,3 +69,11 @@ def before_each_pass(engine: TransformersEngine, hook: Callable[[Any], None]) ->
         yield
     finally:
         handle.remove()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    for _ in range(int(seconds / 0.005)):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("it did not happen in time")

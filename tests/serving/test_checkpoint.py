@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.serving.decoding import PROMPTS, served
 from text2sql.errors import ModelError
 from text2sql.serving.checkpoint import find_checkpoint
+from text2sql.serving.engine import Options
 
 if TYPE_CHECKING:
     from text2sql.training.finetune import TrainedAdapter
@@ -57,3 +60,36 @@ def test_what_is_nowhere_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ModelError, match="there is no such folder") as error:
         find_checkpoint(tmp_path / "absent")
     assert "\n" not in str(error.value)
+
+
+class _Bomb:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "adapter_model.bin"])
+def test_row_25_pickles_are_refused_and_never_opened(tiny_model: Path, tmp_path: Path, name: str):
+    folder, trace = copied(tiny_model, tmp_path / "model"), tmp_path / "opened"
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(pickle.dumps(_Bomb(trace)))
+    with pytest.raises(ModelError, match=f"pickled weights \\({name}\\).*convert them to safetensors"):
+        served(folder, lambda engine: engine.generate([PROMPTS[0]], Options(max_new_tokens=1)))
+    shutil.copy(tiny_model / "model.safetensors", folder)
+    served(folder, lambda engine: engine.generate([PROMPTS[0]], Options(max_new_tokens=1)))
+    assert not trace.exists()
+
+
+def test_row_25_code_of_the_model_is_refused(tiny_model: Path, tmp_path: Path):
+    folder = copied(tiny_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["auto_map"] = {"AutoModelForCausalLM": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'opened')!r}, 'w')\n", "utf-8")
+    with pytest.raises(ModelError, match="Python code to run"):
+        served(folder, lambda engine: engine.generate([PROMPTS[0]], Options(max_new_tokens=1)))
+    assert not (tmp_path / "opened").exists()
