@@ -151,8 +151,11 @@ def side(name: str, rows: int) -> None:
             found: dict[str, Any] = {}
         else:
             watch, config = Stopwatch(), settings(rows, work)
-            steps = by_zenml(config) if name == "ZenML" else by_hand(config, work)
-            found = {"calls": watch.seconds, "steps": steps}
+            found = {"calls": watch.seconds}
+            if name == "ZenML":
+                found["steps"] = by_zenml(config)
+            else:
+                by_hand(config, work)
     print(json.dumps(found))
 
 
@@ -178,7 +181,7 @@ def show(rounds: list[dict[str, dict[str, Any]]]) -> None:
 
     def middle(which: str, key: str, step: str = "") -> float:
         values = [found[which][key] for found in rounds]
-        return statistics.median(value.get(step, 0.0) if step else value for value in values)
+        return float(statistics.median(value.get(step, 0.0) if step else value for value in values))
 
     print(f"{'step':<16}{'calls by hand, s':>18}{'calls in step, s':>18}{'step, s':>12}{'around them, s':>16}")
     for step in rounds[0]["ZenML"]["steps"]:
