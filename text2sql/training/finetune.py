@@ -47,6 +47,7 @@ class TrainedAdapter:
     """Of this process; a resumed run's earlier part is not in it."""
     trainable_parameters: int
     total_parameters: int
+    """Of base and adapter."""
     peak_memory_gib: float | None
     """Of the GPU; None without one."""
     resumed_from: int | None
