@@ -264,7 +264,7 @@ def alert(name: str) -> str:
 
 def chosen(expression: str, series: str) -> list[str]:
     """The selectors of an expression that a sample of /metrics meets, its namespace aside."""
-    name, labels = series.split("{")[0], dict(re.findall(r'(\w+)="([^"]*)"', series))
+    name, labels = series.partition("{")[0], dict(re.findall(r'(\w+)="([^"]*)"', series))
 
     def meets(label: str, how: str, value: str) -> bool:
         found = labels.get(label, "")

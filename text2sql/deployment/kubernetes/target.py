@@ -104,8 +104,9 @@ class KubernetesTarget:
         kept = previous and Serving(previous.release, "stopped", previous.since, previous.engine)
         return Status("kubernetes", self.address, self._serving(current, deployment), kept or None, self._where)
 
-    def recover(self, tell: Tell) -> None:
-        """As Target: the cluster does it."""
+    def recover(self, tell: Tell) -> None:  # noqa: ARG002 - the protocol's
+        """As Target: the cluster does it. What a deployment that has died left on trial holds a GPU, and ends."""
+        self._clear_candidate()
 
     def serves(self, release: Release) -> bool:
         """As Target."""
@@ -166,6 +167,12 @@ class KubernetesTarget:
         """As Target. Nothing is asked of what serves now; the previous server comes back as it was applied."""
         with self.alone():
             current, previous = self._before = self._releases()
+            self._clear_candidate()  # the GPU that it may hold is the first new server's
+            if current is not None and self._is_cut_off(current, previous):
+                tell(f"the last deployment has died half-way; bringing {current.release.title} back")
+                self._bring_back()
+                self._answers(self._base.name, current.release)
+                return current.release
             if previous is None:
                 raise DeploymentError(f"there is no version to go back to in namespace {self._cluster.namespace}")
             try:
@@ -181,6 +188,13 @@ class KubernetesTarget:
                     raise DeploymentError(f"{error}. The current version could not be brought back: {more}") from error
                 raise
             return previous.release
+
+    def _is_cut_off(self, current: Served, previous: Served | None) -> bool:
+        """Whether a deployment has died that had begun to exchange the servers. A rollback that has died is not undone,
+        but goes on."""
+        deployment = self._cluster.get("Deployment", self._base.server)
+        known = [served for served in (current, previous) if served is not None]
+        return deployment is not None and not any(_runs(deployment, served) for served in known)
 
     def stop(self, tell: Tell) -> None:
         """As Target. What is remembered stays, so that `deploy` and `rollback` start it again."""
