@@ -9,7 +9,7 @@ with everything that brings them back exactly, lies in the ConfigMap text2sql-re
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,6 +40,8 @@ class StoredModel:
 
     source: str
     adapter: Source | None = None
+    load_adapter: Callable[[], Path] | None = None
+    """Brings it to this machine; its folder."""
 
 
 class KubernetesTarget:
@@ -238,14 +240,24 @@ class KubernetesTarget:
         return f"namespace {self._cluster.namespace} of {self._cluster.server}"
 
     def _served(self, release: Release, source: str) -> Served:
-        adapter = self._stored.adapter if self._stored else None
-        deployment = manifests.server(self._base, release, source, adapter)
+        deployment = manifests.server(self._base, release, source, self._adapter)
         return Served(release, source, deployment, manifests.service(self._base, release))
+
+    @property
+    def _adapter(self) -> Source | None:
+        """Where pods fetch it: beside the models, where deploy.kubernetes.store keeps what is live."""
+        found = self._stored.adapter if self._stored else None
+        if found is None or not self._settings.store:
+            return found
+        return Source(artifacts.address_in(self._settings.store, found.digest), found.digest)
 
     def _source(self, release: Release, folder: Path, tell: Tell) -> str:
         """Where pods fetch the model."""
         if self._settings.store:
             tell(f"storing {release.title} in {self._settings.store}")
+            stored = self._stored
+            if self._base.serves_adapters and stored is not None and stored.adapter and stored.load_adapter:
+                artifacts.store(stored.load_adapter(), stored.adapter.digest, self._settings.store)
             return artifacts.store(folder, release.digest, self._settings.store)
         source = self._stored.source if self._stored else ""
         if "://" not in source:
