@@ -77,13 +77,16 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_v
     return _finished(run)
 
 
-def hand_over(pipeline: str, settings: Settings, place: Place, schedule: Any) -> None:
+def hand_over(pipeline: str, settings: Settings, place: Place, schedule: Any, cache: bool = True) -> None:
     """Give a pipeline to the orchestrator, with a ZenML schedule by which it starts runs.
+
+    Args:
+        cache: without, each of them runs every step, also where nothing is new.
 
     Raises:
         StackError: it does not take it.
     """
-    _start(pipeline, settings, place, schedule=schedule)
+    _start(pipeline, settings, place, schedule=schedule, cache=cache)
 
 
 def _start(pipeline: str, settings: Settings, place: Place, **options: Any) -> Any:

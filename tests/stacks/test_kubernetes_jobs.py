@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,24 @@ def test_a_retraining_at_once_is_sent_with_the_hubs_newest_commits(
     data = cluster_settings.data.model_copy(update={"path": None, "dataset_name": "someone/rows"})
     assert again.retrain(cluster_settings.model_copy(update={"data": data}), kubernetes_place, cache=True) == 0
     assert (sent[0].data.dataset_revision, sent[0].model.revision) == ("c" * 40, "c" * 40)
+
+
+def test_a_schedule_without_the_cache_trains_where_nothing_is_new(
+    kubernetes_place: Place, cluster_settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    """What the first step ends such a run by unless the run was made so (steps/detect_changes.py)."""
+    from pipelines import launch, manage
+    from pipelines.command import Request
+    from stacks import cluster, place, schedules
+
+    sent: dict[str, Any] = {}
+    monkeypatch.setattr(launch, "_start", lambda *_, **options: sent.update(options))
+    monkeypatch.setattr(schedules, "make_schedule", lambda _wanted, _place, start: start("made") or [])
+    monkeypatch.setattr(cluster, "check_cluster", lambda *_, **__: [])
+    monkeypatch.setattr(place, "find_place", lambda _: kubernetes_place)
+    request = Request("retrain", Path(), [], "kubernetes", cache=False, schedule="0 3 * * 1")
+    assert manage.schedule(request, cluster_settings) == 0
+    assert sent == {"schedule": "made", "cache": False}
 
 
 def test_scheduled_runs_never_overlap_and_have_bounds(cron_job: dict[str, Any]):
