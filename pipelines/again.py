@@ -28,6 +28,10 @@ def retrain(settings: Settings, place: Place, cache: bool) -> int:
             _print(changes.line)
             return 0
         settings = changes.settings  # what was looked at is what is trained on
+    else:
+        from text2sql.fingerprint import pin_hub
+
+        settings = pin_hub(settings)  # files are looked at over there
     finished = launch("retrain", settings, place, cache)
     if str(finished.run.status) == "stopped":
         _print(f"{finished.name}: nothing new, ended before anything was trained")

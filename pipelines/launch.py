@@ -29,6 +29,8 @@ REFUSALS = ("PipelineSubmissionError", "StackValidationError")
 """ZenML's errors about a stack and its cluster; ZenML is not imported for their names."""
 INTERRUPTED = "RunInterruptedException"
 """What ZenML makes of Ctrl-C in a process that was started to ignore it, as a script's jobs in the background are."""
+COMMIT = re.compile("[0-9a-f]{40}")
+"""A revision of the hub that never changes."""
 KILLED_EXIT = 143
 """128 + SIGTERM, as shells report it."""
 
@@ -75,13 +77,16 @@ def launch(pipeline: str, settings: Settings, place: Place, cache: bool, model_v
     return _finished(run)
 
 
-def hand_over(pipeline: str, settings: Settings, place: Place, schedule: Any) -> None:
+def hand_over(pipeline: str, settings: Settings, place: Place, schedule: Any, cache: bool = True) -> None:
     """Give a pipeline to the orchestrator, with a ZenML schedule by which it starts runs.
+
+    Args:
+        cache: without, each of them runs every step, also where nothing is new.
 
     Raises:
         StackError: it does not take it.
     """
-    _start(pipeline, settings, place, schedule=schedule)
+    _start(pipeline, settings, place, schedule=schedule, cache=cache)
 
 
 def _start(pipeline: str, settings: Settings, place: Place, **options: Any) -> Any:
@@ -159,8 +164,8 @@ def configure(
         steps |= {name: {**steps[name], "model": model} for name in names[1:]}
     subject = f"version-{version}" if version is not None else f"{_rows(settings)}-r{settings.lora.r}"
     about = [f"data:{_rows(settings)}", f"base:{public_name(settings.model.name)}"]
-    if schedule is not None and "ingest" in names:  # rows change behind settings that were compiled long ago
-        steps["ingest"] |= {"enable_cache": False}
+    if looks_first and not place.is_here:  # or what its first step finds new would be answered with old results
+        steps |= {name: {**steps[name], "enable_cache": False} for name in _steps_over_the_unpinned(settings)}
     return definition.with_options(
         # The dashboard's list cuts names off, and has columns for pipeline and time: what is special comes first.
         run_name=f"{settings.name}-{subject}-{definition.name}-{{date}}-{{time}}",
@@ -173,6 +178,19 @@ def configure(
         extra={PROCESS: this_process()} if place.is_here else None,
         execution_mode=ExecutionMode.FAIL_FAST,  # the default goes on, and loses the exception
     )
+
+
+def _steps_over_the_unpinned(settings: Settings) -> list[str]:
+    """Those that read what may have changed behind these settings, which were made elsewhere, and by a schedule long
+    ago. Where it has not, their results are what they were, and the steps after them come from the cache."""
+    data, model = settings.data, settings.model
+    beside_rows = (data.databases, data.databases_sha256), (data.benchmark, data.benchmark_sha256)
+    steps = ["ingest"]
+    if any(path is not None and checksum is None for path, checksum in beside_rows):
+        steps += ["validate", "evaluate"]
+    if model.sha256 is None and not COMMIT.fullmatch(model.revision or ""):
+        steps += ["finetune"]
+    return steps
 
 
 def _rows(settings: Settings) -> str:

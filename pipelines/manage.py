@@ -59,7 +59,7 @@ def schedule(request: Request, settings: Settings) -> int:
     for note in check_cluster(place.file, PIPELINES[pipeline].steps, scheduled=True):
         print(f"  {note}", file=sys.stderr)  # noqa: T201
     with active(place):
-        done = make_schedule(wanted, place, lambda made: hand_over(pipeline, settings, place, made))
+        done = make_schedule(wanted, place, lambda made: hand_over(pipeline, settings, place, made, request.cache))
     _print("\n".join(done))
     _print(f"Show schedules: --pipeline schedules. Take this one away: --unschedule {wanted.name}")
     return 0

@@ -1,5 +1,6 @@
 """The judged model goes live, if its gate passed and it is what was judged."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from zenml import get_step_context, step
@@ -65,5 +66,7 @@ def _stored() -> "StoredModel | None":
         return None
     [merged] = context.inputs["merged_model"]
     adapter = context.model.get_artifact("adapter")
-    found = Source(adapter.uri, str(adapter.run_metadata["sha256"])) if adapter is not None else None
-    return StoredModel(merged.uri, found)
+    if adapter is None:
+        return StoredModel(merged.uri)
+    found = Source(adapter.uri, str(adapter.run_metadata["sha256"]))
+    return StoredModel(merged.uri, found, lambda: Path(adapter.load().path))

@@ -29,7 +29,11 @@ def pin_inputs(settings: Settings) -> Settings:
     Raises:
         DataError, ModelError: an input is missing, or not the one that its checksum names.
     """
-    settings = resolve_inputs(settings)
+    return pin_hub(resolve_inputs(settings))
+
+
+def pin_hub(settings: Settings) -> Settings:
+    """The settings with the newest commit of what comes from the hub; as they are where it cannot be asked."""
     data, model = settings.data, settings.model
     if data.path is None and data.dataset_name != GENERATOR:
         commit = newest_commit(data.dataset_name, data.dataset_revision, "dataset")

@@ -39,6 +39,18 @@ def test_the_command_line_understands_every_command(page: Path, monkeypatch: pyt
     assert problems == []
 
 
+def test_what_the_cluster_page_trains_is_what_it_serves_and_retrains():
+    """Another config is another model, which has no version to deploy."""
+    named = {}
+    for command in commands(Path("docs/cluster.md")):
+        if command.program == "run.py":
+            found = dict(zip(command.arguments, command.arguments[1:], strict=False))
+            if found.get("--pipeline") in ("train", "deploy", "retrain"):
+                named[str(command)] = found.get("--config")
+    assert len(named) >= 4
+    assert set(named.values()) == {"configs/mistral_7b.yaml"}, named
+
+
 def wrong(command: Command) -> str | None:
     """What the program says against its arguments, without starting anything."""
     program, words = command.program, command.arguments

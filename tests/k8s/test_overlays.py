@@ -255,6 +255,56 @@ def test_everything_that_is_watched_is_measured():
     assert used <= measured
 
 
+def alert(name: str) -> str:
+    """Its expression, on one line."""
+    groups = one("gpu-multi-operators", "PrometheusRule", "text2sql")["spec"]["groups"]
+    [found] = [rule["expr"] for group in groups for rule in group["rules"] if rule.get("alert") == name]
+    return " ".join(found.split())
+
+
+def chosen(expression: str, series: str) -> list[str]:
+    """The selectors of an expression that a sample of /metrics meets, its namespace aside."""
+    name, labels = series.partition("{")[0], dict(re.findall(r'(\w+)="([^"]*)"', series))
+
+    def meets(label: str, how: str, value: str) -> bool:
+        found = labels.get(label, "")
+        return (re.fullmatch(value, found) is not None) if how == "=~" else found == value
+
+    return [
+        inside
+        for metric, inside in re.findall(r"(\w+)\{([^}]*)\}", expression)
+        if metric == name and all(meets(*m) for m in re.findall(r'(\w+)(=~|=)"([^"]*)"', inside) if m[0] != "namespace")
+    ]
+
+
+def test_a_server_without_an_engine_is_down_and_its_probes_are_no_questions():
+    from tests.serving.api import ScriptedEngine, running
+
+    engine = ScriptedEngine()
+    with running(engine) as server, server.client() as client:
+        engine.progressing = False
+        assert client.get("/readyz").status_code == 503
+        asked = client.get("/metrics")
+        assert asked.is_success, "and so `up` is 1"
+        assert "replicas_available" in alert("Text2SQLDown")
+        [probed] = [
+            line for line in asked.text.splitlines() if 'route="/readyz",status="503"' in line and "_total" in line
+        ]
+        assert chosen(alert("Text2SQLErrors"), probed) == []
+        question = probed.replace("/readyz", "/generate/stream")
+        assert len(chosen(alert("Text2SQLErrors"), question)) == 2, "above and below the line"
+
+
+def test_a_retraining_that_was_tried_again_and_finished_has_not_failed():
+    """kube_job_status_failed counts the pods of a Job that failed, and backoffLimit grants it two."""
+    assert one("gpu-multi", "CronJob", "text2sql-retrain")["spec"]["jobTemplate"]["spec"]["backoffLimit"] > 0
+    series = 'kube_job_failed{job_name="text2sql-retrain-29000000",condition="true"}'
+    assert len(chosen(alert("Text2SQLRetrainingFailed"), series)) == 1
+    docs = (PROJECT / "docs" / "kubernetes-serving.md").read_text("utf-8")
+    [by_hand] = re.findall(r"create job --from=cronjob/text2sql-retrain (\S+)`", docs)
+    assert len(chosen(alert("Text2SQLRetrainingFailed"), series.replace("text2sql-retrain-29000000", by_hand))) == 1
+
+
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name.startswith("gpu")])
 def test_the_retraining_is_the_command_that_a_laptop_runs_and_deploys_what_it_is_part_of(overlay: str, tmp_path: Path):
     from text2sql.config_file import load_settings

@@ -81,13 +81,18 @@ def test_a_version_goes_live_in_a_cluster(config: Path, place: Place, zenml_clie
         "text2sql/model-version": "1",
         "text2sql/source": source,
         "text2sql/sha256": digest,
-        "text2sql/adapter-source": adapter.uri,
+        "text2sql/adapter-source": f"file://{tmp_path}/store/{adapter.run_metadata['sha256']}",
         "text2sql/adapter-sha256": adapter.run_metadata["sha256"],
     }
     assert (fetch(source, digest, tmp_path / "pod") / "model.safetensors").is_file(), "as the init container would"
+    told = (annotations[f"text2sql/adapter-{what}"] for what in ("source", "sha256"))
+    assert (fetch(*told, tmp_path / "pod") / "adapter_model.safetensors").is_file(), "no pod reaches ZenML's own folder"
     assert (fetch(artifact.uri, digest, tmp_path / "other") / "text2sql.json").is_file(), (
         "ZenML stores it in the same form"
     )
     assert zenml_client.get_model_version(NAME, "production").number == 1
     assert call(config, "--pipeline", "status").exit_code == 0
+    again = call(config, "--pipeline", "deploy", "--set", f"deploy.kubernetes.store=file://{tmp_path}/store")
+    assert "serves at" in again.stderr, again.output
+    assert "already" in again.stderr, again.output
     assert call(config, "--pipeline", "stop").exit_code == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import uuid
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
@@ -111,6 +113,63 @@ def test_the_job_of_a_run_is_accepted(run_job: dict[str, Any]):
     assert pod(run_job)["serviceAccountName"] == "zenml-service-account"
     [container] = pod(run_job)["containers"]
     assert set(container["resources"]["limits"]) == {"memory"}, "it waits for the others, and needs no GPU"
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "anew"),
+    [
+        ("model", {"revision": "main"}, {"ingest", "finetune"}),
+        ("model", {"revision": "c" * 40}, {"ingest"}),
+        ("data", {"databases": "/mnt/databases"}, {"ingest", "validate", "evaluate", "finetune"}),
+        ("data", {"benchmark": "/mnt/b.csv", "benchmark_sha256": "c" * 64}, {"ingest", "finetune"}),
+    ],
+)
+def test_a_retraining_reads_anew_what_may_have_changed_since_it_was_sent(
+    kubernetes_place: Place, cluster_settings: Settings, section: str, changes: dict[str, Any], anew: set[str]
+):
+    """Its first step would say that the base or the rows are new, and the cache answer for the old ones."""
+    changed = getattr(cluster_settings, section).model_copy(update=changes)
+    compiled = compile_for(kubernetes_place, "retrain", cluster_settings.model_copy(update={section: changed}))
+    steps = compiled.snapshot.step_configurations
+    read = {"ingest", "validate", "format", "finetune", "merge", "evaluate"}
+    assert {name for name in read if steps[name].config.enable_cache is False} == anew
+
+
+def test_a_retraining_at_once_is_sent_with_the_hubs_newest_commits(
+    kubernetes_place: Place, cluster_settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    """So that one that failed late does not train again what it has trained."""
+    from pipelines import again
+
+    monkeypatch.setattr("text2sql.fingerprint.newest_commit", lambda *_: "c" * 40)
+    sent: list[Settings] = []
+
+    def launch(_pipeline: str, settings: Settings, *_: Any) -> Any:
+        sent.append(settings)
+        return SimpleNamespace(name="run", run=SimpleNamespace(status="stopped"))
+
+    monkeypatch.setattr(again, "launch", launch)
+    data = cluster_settings.data.model_copy(update={"path": None, "dataset_name": "someone/rows"})
+    assert again.retrain(cluster_settings.model_copy(update={"data": data}), kubernetes_place, cache=True) == 0
+    assert (sent[0].data.dataset_revision, sent[0].model.revision) == ("c" * 40, "c" * 40)
+
+
+def test_a_schedule_without_the_cache_trains_where_nothing_is_new(
+    kubernetes_place: Place, cluster_settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    """What the first step ends such a run by unless the run was made so (steps/detect_changes.py)."""
+    from pipelines import launch, manage
+    from pipelines.command import Request
+    from stacks import cluster, place, schedules
+
+    sent: dict[str, Any] = {}
+    monkeypatch.setattr(launch, "_start", lambda *_, **options: sent.update(options))
+    monkeypatch.setattr(schedules, "make_schedule", lambda _wanted, _place, start: start("made") or [])
+    monkeypatch.setattr(cluster, "check_cluster", lambda *_, **__: [])
+    monkeypatch.setattr(place, "find_place", lambda _: kubernetes_place)
+    request = Request("retrain", Path(), [], "kubernetes", cache=False, schedule="0 3 * * 1")
+    assert manage.schedule(request, cluster_settings) == 0
+    assert sent == {"schedule": "made", "cache": False}
 
 
 def test_scheduled_runs_never_overlap_and_have_bounds(cron_job: dict[str, Any]):

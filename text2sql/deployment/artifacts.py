@@ -69,7 +69,7 @@ def store(folder: Path, digest: str, parent: str) -> str:
         ModelError: the folder is not what its checksum says.
         OutputError: it cannot be stored.
     """
-    address = f"{parent.rstrip('/')}/{digest}"
+    address = address_in(parent, digest)
     checksums = folder_checksums(folder)
     if combined_checksum(checksums) != digest:
         raise ModelError(f"the model in {folder} is damaged: its SHA-256 is not {digest[:12]}…")
@@ -90,6 +90,11 @@ def store(folder: Path, digest: str, parent: str) -> str:
     except Exception as error:  # each kind of store has errors of its own
         raise OutputError(f"the model cannot be stored at {address} ({_brief(error)})") from error
     return address
+
+
+def address_in(parent: str, digest: str) -> str:
+    """Where `store` puts a folder."""
+    return f"{parent.rstrip('/')}/{digest}"
 
 
 def _receive(source: str, digest: str, folder: Path, without_weights: bool) -> None:

@@ -39,6 +39,11 @@ def node(labels: dict[str, str], gpus: str) -> dict[str, Any]:
     return {"metadata": {"labels": labels}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": gpus}}}
 
 
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "of-the-tests")
+
+
 def go_live(place: Place, manifests: Path, **settings: Any) -> None:
     kubernetes = {"namespace": "test", "manifests": str(manifests), "reach": "api"} | settings
     section = DeploySection.model_validate({"target": "kubernetes", "kubernetes": kubernetes})
@@ -66,6 +71,15 @@ def test_all_that_lacks_is_told_and_nothing_is_created(place: Place, stand_in: S
     made = {path.partition("?")[0] for method, path in stand_in.requests if method in ("POST", "PATCH", "PUT")}
     assert {path.rpartition("/")[2] for path in made} == {"leases", "selfsubjectaccessreviews"}
     assert [kind for kind, _ in stand_in.objects] == ["ConfigMap"], "that of the tests"
+
+
+def test_without_a_key_the_old_server_is_not_ended_for_questions_that_nobody_answers(
+    place: Place, stand_in: StandIn, manifests: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(DeploymentError, match="Secret api-keys: .* set OPENAI_API_KEY to one of its keys"):
+        go_live(place, manifests)
+    assert not [path for method, path in stand_in.requests if method == "PATCH" and "dryRun" not in path]
 
 
 @pytest.mark.parametrize("gpus", ["0", "1"])

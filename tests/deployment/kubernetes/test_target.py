@@ -259,6 +259,50 @@ def test_a_deployment_that_was_killed_is_told_of_and_the_next_one_mends_it(place
     assert remembered(place) == {"current": "2", "previous": "1"}
 
 
+@pytest.mark.parametrize("before", [("1",), ("1", "2")])
+def test_a_rollback_undoes_a_deployment_that_was_killed(either: Place, before: tuple[str, ...]):
+    for version in before:
+        either.deploy(version)
+    was = remembered(either)
+    target = either.target()
+    with target.alone():
+        target.stage(release("3"), Path(), either.tell)
+        if not either.in_place:
+            target._cluster.delete("Deployment", CANDIDATE)
+            target._rollouts.roll(target._wanted.server, either.tell)  # `promote`, up to where it is killed
+    assert either.target().rollback(either.tell).version == before[-1]
+    assert either.version() == before[-1]
+    assert remembered(either) == was, "nothing that could be gone back to is lost"
+    assert_clean(either)
+
+
+def test_a_rollback_that_was_killed_goes_on(either: Place):
+    either.deploy("1")
+    either.deploy("2")
+    target = either.target()
+    with target.alone():
+        target._rollouts.roll(target._releases()[1].server, either.tell)  # and then no more
+    assert either.target().rollback(either.tell).version == "1"
+    assert remembered(either) == {"current": "1", "previous": "2"}
+
+
+@pytest.mark.parametrize("then", ["rollback", "deploy"])
+def test_a_candidate_whose_deployment_was_killed_holds_no_gpu(place: Place, then: str):
+    place.deploy("1")
+    place.deploy("2")
+    target = place.target()
+    with target.alone():
+        target.stage(release("3"), Path(), place.tell)
+    left: list[bool] = []
+    place.hook = lambda _: left.append(place.cluster().get("Deployment", CANDIDATE) is not None)
+    if then == "rollback":
+        assert place.target().rollback(place.tell).version == "1"
+    else:
+        place.deploy("2")
+    assert left[-1:] == [False], "a rollout with one GPU to spare needs it"
+    assert_clean(place)
+
+
 def test_keys_travel_past_the_api_server(either: Place, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch):
     stand_in.key = "t2s_key"
     with pytest.raises(DeploymentError, match="401: give an API key"):

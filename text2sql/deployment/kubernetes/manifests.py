@@ -61,6 +61,12 @@ class Rendered:
         return (self.deployment["spec"].get("strategy") or {}).get("type") == "Recreate"
 
     @property
+    def serves_adapters(self) -> bool:
+        """Whether its pods fetch an adapter, and put it onto their base."""
+        annotations = self.deployment["spec"]["template"]["metadata"].get("annotations") or {}
+        return "text2sql/adapter-sha256" in annotations
+
+    @property
     def name(self) -> str:
         return str(self.service["metadata"]["name"])
 
@@ -184,7 +190,7 @@ def server(base: Rendered, release: Release, source: str, adapter: Source | None
         "text2sql/source": source,
         "text2sql/sha256": release.digest,
     }
-    if "text2sql/adapter-sha256" in (template["metadata"].get("annotations") or {}):
+    if base.serves_adapters:
         if adapter is None:
             raise DeploymentError(
                 f"the manifests serve adapters, and {release.title} has none in a store; use an overlay without "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,9 @@ from text2sql.deployment.kubernetes.api import Cluster, Manifest
 from text2sql.deployment.kubernetes.manifests import RELEASES, Rendered
 from text2sql.deployment.kubernetes.preflight import Access, Pod, preflight
 from text2sql.errors import DeploymentError
+
+KEYS = "api-keys"
+"""Secret with the keys that a server takes: where it is mounted, who has none is answered 401."""
 
 
 def check_needs(cluster: Cluster, base: Rendered, fixed_nodes: bool, by_proxy: bool) -> list[str]:
@@ -20,7 +24,13 @@ def check_needs(cluster: Cluster, base: Rendered, fixed_nodes: bool, by_proxy: b
     Raises:
         DeploymentError: something is missing; a line each.
     """
-    found = preflight(cluster, pods_of(base.deployment), accesses(base, by_proxy), fixed_nodes)
+    pods = pods_of(base.deployment)
+    found = preflight(cluster, pods, accesses(base, by_proxy), fixed_nodes)
+    if any(name == KEYS for pod in pods for name, _ in pod.secrets) and not os.environ.get("OPENAI_API_KEY"):
+        found.problems.append(
+            f"Secret {KEYS}: the new server is asked questions before it goes live; set OPENAI_API_KEY to one of its "
+            "keys (in a pod by `secrets` of the stack's file, or the Secret deploy-key)"
+        )
     if found.problems:
         raise DeploymentError("\n".join(found.problems))
     return found.notes

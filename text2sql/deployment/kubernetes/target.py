@@ -9,7 +9,7 @@ with everything that brings them back exactly, lies in the ConfigMap text2sql-re
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,6 +40,8 @@ class StoredModel:
 
     source: str
     adapter: Source | None = None
+    load_adapter: Callable[[], Path] | None = None
+    """Brings it to this machine; its folder."""
 
 
 class KubernetesTarget:
@@ -104,8 +106,9 @@ class KubernetesTarget:
         kept = previous and Serving(previous.release, "stopped", previous.since, previous.engine)
         return Status("kubernetes", self.address, self._serving(current, deployment), kept or None, self._where)
 
-    def recover(self, tell: Tell) -> None:
-        """As Target: the cluster does it."""
+    def recover(self, tell: Tell) -> None:  # noqa: ARG002 - the protocol's
+        """As Target: the cluster does it. What a deployment that has died left on trial holds a GPU, and ends."""
+        self._clear_candidate()
 
     def serves(self, release: Release) -> bool:
         """As Target."""
@@ -166,6 +169,12 @@ class KubernetesTarget:
         """As Target. Nothing is asked of what serves now; the previous server comes back as it was applied."""
         with self.alone():
             current, previous = self._before = self._releases()
+            self._clear_candidate()  # the GPU that it may hold is the first new server's
+            if current is not None and self._is_cut_off(current, previous):
+                tell(f"the last deployment has died half-way; bringing {current.release.title} back")
+                self._bring_back()
+                self._answers(self._base.name, current.release)
+                return current.release
             if previous is None:
                 raise DeploymentError(f"there is no version to go back to in namespace {self._cluster.namespace}")
             try:
@@ -181,6 +190,13 @@ class KubernetesTarget:
                     raise DeploymentError(f"{error}. The current version could not be brought back: {more}") from error
                 raise
             return previous.release
+
+    def _is_cut_off(self, current: Served, previous: Served | None) -> bool:
+        """Whether a deployment has died that had begun to exchange the servers. A rollback that has died is not undone,
+        but goes on."""
+        deployment = self._cluster.get("Deployment", self._base.server)
+        known = [served for served in (current, previous) if served is not None]
+        return deployment is not None and not any(_runs(deployment, served) for served in known)
 
     def stop(self, tell: Tell) -> None:
         """As Target. What is remembered stays, so that `deploy` and `rollback` start it again."""
@@ -224,14 +240,24 @@ class KubernetesTarget:
         return f"namespace {self._cluster.namespace} of {self._cluster.server}"
 
     def _served(self, release: Release, source: str) -> Served:
-        adapter = self._stored.adapter if self._stored else None
-        deployment = manifests.server(self._base, release, source, adapter)
+        deployment = manifests.server(self._base, release, source, self._adapter)
         return Served(release, source, deployment, manifests.service(self._base, release))
+
+    @property
+    def _adapter(self) -> Source | None:
+        """Where pods fetch it: beside the models, where deploy.kubernetes.store keeps what is live."""
+        found = self._stored.adapter if self._stored else None
+        if found is None or not self._settings.store:
+            return found
+        return Source(artifacts.address_in(self._settings.store, found.digest), found.digest)
 
     def _source(self, release: Release, folder: Path, tell: Tell) -> str:
         """Where pods fetch the model."""
         if self._settings.store:
             tell(f"storing {release.title} in {self._settings.store}")
+            stored = self._stored
+            if self._base.serves_adapters and stored is not None and stored.adapter and stored.load_adapter:
+                artifacts.store(stored.load_adapter(), stored.adapter.digest, self._settings.store)
             return artifacts.store(folder, release.digest, self._settings.store)
         source = self._stored.source if self._stored else ""
         if "://" not in source:
