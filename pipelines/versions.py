@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 from text2sql.errors import GateRefusal, ModelError
@@ -21,23 +22,31 @@ def find_version(name: str, wanted: str | None, reads: Sequence[str], gated: boo
         GateRefusal: no version's gate passed.
     """
     from zenml.client import Client
+    from zenml.utils.pagination_utils import depaginate_stream
 
-    versions = Client().list_model_versions(model=name, sort_by="desc:number", size=100, hydrate=True).items
+    versions = depaginate_stream(Client().list_model_versions, model=name, sort_by="desc:number", hydrate=True)
     if wanted is not None:
-        versions = [version for version in versions if wanted in (str(version.number), version.name, version.stage)]
-        if not versions:
+        named = (version for version in versions if wanted in (str(version.number), version.name, version.stage))
+        if (found := next(named, None)) is None:
             raise ModelError(f"model {name!r} has no version {wanted!r}; `zenml model version list` shows those it has")
-    lacks = {version.number: [name for name in reads if version.get_artifact(name) is None] for version in versions}
-    whole = [version for version in versions if not lacks[version.number]]
-    if not whole:
-        newest = f"; version {versions[0].number} has no {', '.join(lacks[versions[0].number])}" if versions else ""
-        raise ModelError(f"model {name!r} has no version to take{newest}; train one: --pipeline train")
-    return int(_newest_passed(name, whole).number) if gated and wanted is None else int(whole[0].number)
+        versions = iter((found,))
+    first = next(versions, None)
+    whole = (version for version in chain((first,), versions) if version and not _lacks(version, reads))
+    newest = next(whole, None)
+    if newest is None:
+        why = f"; version {first.number} has no {', '.join(_lacks(first, reads))}" if first else ""
+        raise ModelError(f"model {name!r} has no version to take{why}; train one: --pipeline train")
+    return int(_newest_passed(name, chain((newest,), whole)).number) if gated and wanted is None else int(newest.number)
 
 
-def _newest_passed(name: str, versions: list[Any]) -> Any:
-    newest = versions[0]
-    found = next((version for version in versions if version.run_metadata.get("gate_passed") is True), None)
+def _lacks(version: Any, reads: Sequence[str]) -> list[str]:
+    return [name for name in reads if version.get_artifact(name) is None]
+
+
+def _newest_passed(name: str, versions: Iterable[Any]) -> Any:
+    versions = iter(versions)
+    newest = next(versions)
+    found = next((v for v in chain((newest,), versions) if v.run_metadata.get("gate_passed") is True), None)
     if found is newest:
         return found
     why = newest.run_metadata.get("gate", "it was not judged")

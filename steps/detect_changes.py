@@ -55,8 +55,9 @@ def find_changes(settings: Settings) -> Changes:
 
 def _last_finished(name: str) -> Any:
     from zenml.client import Client
+    from zenml.utils.pagination_utils import depaginate_stream
 
-    versions = Client().list_model_versions(model=name, sort_by="desc:number", size=100, hydrate=True).items
+    versions = depaginate_stream(Client().list_model_versions, model=name, sort_by="desc:number", hydrate=True)
     return next((version for version in versions if FINGERPRINT in version.run_metadata), None)
 
 
