@@ -186,6 +186,16 @@ def test_bounds_that_64_bits_do_not_hold_are_told_from_their_neighbours(bound: s
     )
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_columns_hold_what_their_declaration_allows(seed: int):
+    context = "CREATE TABLE head (name VARCHAR NOT NULL, note VARCHAR, active BOOLEAN, chosen BOOLEAN NOT NULL)"
+    database = filled("SELECT name FROM head WHERE active AND name <> 'a' AND note <> 'a'", seed, context)
+    assert None not in column(database, "SELECT name FROM head")
+    assert (None in column(database, "SELECT note FROM head")) is (seed % 4 in (1, 2))
+    assert set(column(database, "SELECT active FROM head")) - {None} == {0, 1}
+    assert set(column(database, "SELECT chosen FROM head")) <= {0, 1}
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("end", ["2010-12-31", "2010-12-31 23:59:59", "2010-12-31%"])
 def test_dates_are_those_of_the_calendar(end: str, seed: int):
