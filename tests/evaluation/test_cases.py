@@ -76,6 +76,28 @@ def test_where_rows_tie_their_order_does_not_count():
     cases.close()
 
 
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "SELECT name, COUNT(*) AS n FROM singer GROUP BY name ORDER BY n",
+        "SELECT name, COUNT(*) FROM singer GROUP BY name ORDER BY 2",
+        "SELECT name FROM singer GROUP BY name ORDER BY COUNT(DISTINCT age)",
+        "SELECT name, 1 AS one FROM singer UNION SELECT photo, 2 FROM singer ORDER BY one",
+    ],
+)
+def test_groups_that_tie_may_come_in_any_order(gold: str):
+    """SQLite sorts groups by name in passing, from whichever end the table is read."""
+    by_name, backwards, by_something_else = judge_row(
+        SCHEMA,
+        gold,
+        [f"{gold}, name", f"{gold}, name DESC", gold.rpartition(" ORDER BY ")[0] + " ORDER BY name"],
+        8,
+        2.0,
+    )
+    assert (by_name.executed, backwards.executed) == (True, True)
+    assert not by_something_else.executed
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "concerts.sqlite"
@@ -122,6 +144,14 @@ def test_either_row_is_right_where_the_gold_takes_any(file: Path):
         "SELECT name FROM singer WHERE age = 44",
     )  # fmt: skip
     assert (first.executed, last.executed) == (True, True)
+
+
+def test_rows_of_a_file_that_tie_may_come_in_any_order(file: Path):
+    gold = "SELECT name, age / 10 AS tens FROM singer ORDER BY age / 10"
+    for end in ("name", "name DESC", "age % 3, name"):
+        assert judge(file, gold, f"{gold}, {end}")[0].executed
+    for order in ("age / 10 DESC", "age % 10"):
+        assert not judge(file, gold, f"SELECT name, age / 10 AS tens FROM singer ORDER BY {order}")[0].executed
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path):
