@@ -98,6 +98,21 @@ def test_groups_that_tie_may_come_in_any_order(gold: str):
     assert not by_something_else.executed
 
 
+@pytest.mark.parametrize("limit", ["LIMIT 1", "LIMIT 3", "LIMIT 2 OFFSET 1"])
+@pytest.mark.parametrize("direction", ["", "DESC"])
+def test_which_of_the_groups_that_tie_a_limit_takes_does_not_count(limit: str, direction: str):
+    gold = f"SELECT name FROM singer WHERE age > 30 GROUP BY name ORDER BY COUNT(*) {direction}"
+    by_name, backwards, other_end = judge_row(
+        SCHEMA,
+        f"{gold} {limit}",
+        [f"{gold}, name {limit}", f"{gold}, name DESC {limit}", f"{gold.replace('COUNT(*)', '-COUNT(*)')} {limit}"],
+        8,
+        2.0,
+    )
+    assert (by_name.executed, backwards.executed) == (True, True)
+    assert not other_end.executed
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "concerts.sqlite"

@@ -25,7 +25,7 @@ from text2sql.sql.hints import read_hints
 from text2sql.sql.mutate import neighbours
 from text2sql.sql.parse import orders_rows
 from text2sql.sql.schema import Schema
-from text2sql.sql.ties import tied_runs
+from text2sql.sql.ties import Ties, read_ties
 
 ATTEMPTS = 4
 """Databases tried for each one that is wanted, at most."""
@@ -130,9 +130,9 @@ def _on_file(gold: Gold, file: Path, timeout: float) -> Case:
     except BaseException:
         database.close()
         raise
-    if not same_result(results[0], turned, gold.ordered, gold.distinct, ties):
+    if not same_result(results[0], turned, gold.ordered, gold.distinct, ties.ends):
         results.append(turned)
-    return Case(file.name, database, tuple(results), gold.ordered, gold.distinct, ties=ties)
+    return Case(file.name, database, tuple(results), gold.ordered, gold.distinct, ties=ties.ends)
 
 
 def generated_cases(gold: Gold, schema: Schema, context: str, wanted: int, timeout: float) -> Cases:
@@ -175,18 +175,16 @@ def _filled(gold: Gold, schema: Schema, context: str, timeout: float) -> Iterato
         yield _generated(gold, str(number), database, result, turned, ties)
 
 
-def _generated(
-    gold: Gold, name: str, database: Database, result: Result, turned: Result, ties: tuple[int, ...]
-) -> Case:
-    if same_result(result, turned, gold.ordered, gold.distinct):
-        return Case(name, database, (result,), gold.ordered, gold.distinct, ties=ties)
-    if gold.ordered and same_result(result, turned, ordered=False, distinct=gold.distinct):
+def _generated(gold: Gold, name: str, database: Database, result: Result, turned: Result, ties: Ties) -> Case:
+    if not ties.cut and same_result(result, turned, gold.ordered, gold.distinct):
+        return Case(name, database, (result,), gold.ordered, gold.distinct, ties=ties.ends)
+    if not ties.cut and gold.ordered and same_result(result, turned, ordered=False, distinct=gold.distinct):
         return Case(name, database, (result,), False, gold.distinct, tied=True)
     return Case(name, database, (result, turned), gold.ordered, gold.distinct)
 
 
-def _ties(database: Database, gold: Gold, result: Result, timeout: float) -> tuple[int, ...]:
-    return tied_runs(database, gold.tree, result, timeout) if gold.ordered else ()
+def _ties(database: Database, gold: Gold, result: Result, timeout: float) -> Ties:
+    return read_ties(database, gold.tree, result, timeout) if gold.ordered else Ties()
 
 
 def _run_gold(database: Database, gold: Gold, timeout: float) -> Result:
