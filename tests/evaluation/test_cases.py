@@ -82,6 +82,7 @@ def test_where_rows_tie_their_order_does_not_count():
         "SELECT name, COUNT(*) AS n FROM singer GROUP BY name ORDER BY n",
         "SELECT name, COUNT(*) FROM singer GROUP BY name ORDER BY 2",
         "SELECT name FROM singer GROUP BY name ORDER BY COUNT(DISTINCT age)",
+        "SELECT DISTINCT name, COUNT(*) AS n FROM singer GROUP BY name ORDER BY n",
         "SELECT name, 1 AS one FROM singer UNION SELECT photo, 2 FROM singer ORDER BY one",
     ],
 )
@@ -96,6 +97,14 @@ def test_groups_that_tie_may_come_in_any_order(gold: str):
     )
     assert (by_name.executed, backwards.executed) == (True, True)
     assert not by_something_else.executed
+
+
+@pytest.mark.parametrize("gold", ["SELECT * FROM singer ORDER BY 3", "SELECT name, age FROM singer ORDER BY (2)"])
+def test_the_number_of_a_column_is_no_value_that_all_rows_share(gold: str):
+    right, wrong = judge_row(
+        SCHEMA, gold, [f"{gold.partition(' ORDER')[0]} ORDER BY {key}" for key in ("age, id", "name, id")], 8, 2.0
+    )
+    assert (right.executed, wrong.executed, wrong.vacuous) == (True, False, False)
 
 
 @pytest.mark.parametrize("limit", ["LIMIT 1", "LIMIT 3", "LIMIT 2 OFFSET 1"])

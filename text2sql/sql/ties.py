@@ -32,10 +32,12 @@ def read_ties(connection: sqlite3.Connection, tree: exp.Expr, result: Result, ti
     order = tree.args.get("order")
     if order is None or order.find(exp.Collate):  # texts that are equal by a collation would not look so
         return Ties()
-    if not isinstance(tree, exp.Select):
-        places = [_place(ordered.this, result.columns) for ordered in order.expressions]
+    if not isinstance(tree, exp.Select) or tree.args.get("distinct"):  # another column would be another row
+        places = [_place(ordered.this.unnest(), result.columns) for ordered in order.expressions]
         known = [place for place in places if place is not None]
         return _ties([tuple(row[i] for i in known) for row in result.rows] if len(known) == len(places) else [])
+    if tree.is_star and any(_is_ordinal(ordered.this.unnest()) for ordered in order.expressions):
+        return Ties()
     first, width = _offset(tree), len(result.columns)
     try:
         keyed = run_query(connection, _with_keys(tree), timeout).rows if first is not None else []
@@ -71,8 +73,8 @@ def _with_keys(tree: exp.Select) -> str:
     aliases = {p.alias.lower(): p.this for p in select.expressions if isinstance(p, exp.Alias)}
     keys = []
     for ordered in tree.args["order"].expressions:
-        term = ordered.this
-        if isinstance(term, exp.Literal) and str(term.this).isdigit() and not (term.is_string or tree.is_star):
+        term = ordered.this.unnest()
+        if _is_ordinal(term):
             term = tree.expressions[int(term.this) - 1].unalias()
         elif isinstance(term, exp.Column) and not term.table:
             term = aliases.get(term.name.lower(), term)
@@ -81,9 +83,16 @@ def _with_keys(tree: exp.Select) -> str:
     return select.sql(dialect=DIALECT, comments=False)
 
 
+def _is_ordinal(term: exp.Expr) -> bool:
+    """Whether it is the number of a column, and no value."""
+    return isinstance(term, exp.Literal) and not term.is_string and str(term.this).isdigit()
+
+
 def _place(term: exp.Expr, columns: tuple[str, ...]) -> int | None:
-    """The column that a set operation sorts by."""
-    if isinstance(term, exp.Literal) and not term.is_string:
+    """The column of the result that a set operation, or SELECT DISTINCT, sorts by."""
+    if _is_ordinal(term):
         return int(term.this) - 1
     names = [name.lower() for name in columns]
-    return names.index(term.name.lower()) if isinstance(term, exp.Column) and term.name.lower() in names else None
+    if not isinstance(term, exp.Column) or term.table or names.count(term.name.lower()) != 1:
+        return None
+    return names.index(term.name.lower())
