@@ -138,6 +138,14 @@ def test_predictions_in_a_file(tmp_path: Path, name: str, text: str) -> None:
             answerer.answers(["p", "q", "r"])
 
 
+@pytest.mark.parametrize(("name", "text"), [("a.sql", "SELECT 1"), ("a.json", '["SELECT 1"]')])
+def test_a_byte_order_mark_is_no_part_of_the_first_prediction(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8-sig")
+    with recorded_answers(path).open() as answerer:
+        assert answerer.answers(["p"]) == ["SELECT 1"]
+
+
 @pytest.mark.parametrize("text", ["{", '{"a": 1}', "[{}]", "7"])
 def test_a_file_that_holds_no_predictions(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"

@@ -76,6 +76,52 @@ def test_where_rows_tie_their_order_does_not_count():
     cases.close()
 
 
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "SELECT name, COUNT(*) AS n FROM singer GROUP BY name ORDER BY n",
+        "SELECT name, COUNT(*) FROM singer GROUP BY name ORDER BY 2",
+        "SELECT name FROM singer GROUP BY name ORDER BY COUNT(DISTINCT age)",
+        "SELECT DISTINCT name, COUNT(*) AS n FROM singer GROUP BY name ORDER BY n",
+        "SELECT name, 1 AS one FROM singer UNION SELECT photo, 2 FROM singer ORDER BY one",
+    ],
+)
+def test_groups_that_tie_may_come_in_any_order(gold: str):
+    """SQLite sorts groups by name in passing, from whichever end the table is read."""
+    by_name, backwards, by_something_else = judge_row(
+        SCHEMA,
+        gold,
+        [f"{gold}, name", f"{gold}, name DESC", gold.rpartition(" ORDER BY ")[0] + " ORDER BY name"],
+        8,
+        2.0,
+    )
+    assert (by_name.executed, backwards.executed) == (True, True)
+    assert not by_something_else.executed
+
+
+@pytest.mark.parametrize("gold", ["SELECT * FROM singer ORDER BY 3", "SELECT name, age FROM singer ORDER BY (2)"])
+def test_the_number_of_a_column_is_no_value_that_all_rows_share(gold: str):
+    right, wrong = judge_row(
+        SCHEMA, gold, [f"{gold.partition(' ORDER')[0]} ORDER BY {key}" for key in ("age, id", "name, id")], 8, 2.0
+    )
+    assert (right.executed, wrong.executed, wrong.vacuous) == (True, False, False)
+
+
+@pytest.mark.parametrize("limit", ["LIMIT 1", "LIMIT 3", "LIMIT 2 OFFSET 1"])
+@pytest.mark.parametrize("direction", ["", "DESC"])
+def test_which_of_the_groups_that_tie_a_limit_takes_does_not_count(limit: str, direction: str):
+    gold = f"SELECT name FROM singer WHERE age > 30 GROUP BY name ORDER BY COUNT(*) {direction}"
+    by_name, backwards, other_end = judge_row(
+        SCHEMA,
+        f"{gold} {limit}",
+        [f"{gold}, name {limit}", f"{gold}, name DESC {limit}", f"{gold.replace('COUNT(*)', '-COUNT(*)')} {limit}"],
+        8,
+        2.0,
+    )
+    assert (by_name.executed, backwards.executed) == (True, True)
+    assert not other_end.executed
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "concerts.sqlite"
@@ -124,6 +170,14 @@ def test_either_row_is_right_where_the_gold_takes_any(file: Path):
     assert (first.executed, last.executed) == (True, True)
 
 
+def test_rows_of_a_file_that_tie_may_come_in_any_order(file: Path):
+    gold = "SELECT name, age / 10 AS tens FROM singer ORDER BY age / 10"
+    for end in ("name", "name DESC", "age % 3, name"):
+        assert judge(file, gold, f"{gold}, {end}")[0].executed
+    for order in ("age / 10 DESC", "age % 10"):
+        assert not judge(file, gold, f"SELECT name, age / 10 AS tens FROM singer ORDER BY {order}")[0].executed
+
+
 def test_a_file_that_is_not_there_is_said(tmp_path: Path):
     score = judge(tmp_path / "none.sqlite", GOLD, GOLD)[0]
     assert (score.exact, score.executed, score.vacuous) == (True, True, True)
@@ -143,7 +197,7 @@ def test_a_difference_can_be_shown(file: Path):
 def test_wide_results_are_cut():
     score = judge_row(SCHEMA, GOLD, [f"SELECT {', '.join(['age'] * 12)}, 9e999 FROM singer"], 3, 2.0)[0]
     assert score.difference
-    assert len(score.difference.predicted.columns) == len(score.difference.predicted.rows[0]) == 8
+    assert (len(score.difference.predicted.columns), len(score.difference.predicted.rows[0])) == (13, 8)
     assert score.difference.database == "1"
 
 

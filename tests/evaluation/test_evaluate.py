@@ -131,6 +131,15 @@ def test_a_base_gets_a_second_try_with_examples(quick: Settings):
     assert len(evaluate_systems(rows, {"base": parrot.contender(few_shot=True)}, none, training).systems) == 1
 
 
+def test_a_base_that_was_asked_under_another_name_is_still_shown_examples(quick: Settings):
+    rows = rows_of(3, quick.data.prompt_template)
+    parrot = Parrot(rows["answer"][:])
+    contenders = {"model": parrot.contender(digest="d"), "base": parrot.contender(digest="d", few_shot=True)}
+    evaluation = evaluate_systems(rows, contenders, quick, rows)
+    assert [system.name for system in evaluation.systems] == ["model", "base", "base_few_shot"]
+    assert len(parrot.asked) == 2, "the plain prompts once"
+
+
 def test_a_model_under_two_names_is_asked_once(quick: Settings):
     rows = rows_of(3, quick.data.prompt_template)
     first, second = Parrot(rows["answer"][:]), Parrot(["never asked"] * 3)

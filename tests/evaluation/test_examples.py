@@ -62,6 +62,7 @@ def test_rows_that_one_result_has_more_often_are_marked():
     assert compare(result(1, 1, 2), result(1, 3)) == ([True, False, True], [False, True], False)
     assert compare(result(1, 2), result(2, 1)) == ([False, False], [False, False], True)
     assert compare(result(1, total=9), result(2)) == ([False], [False], False)
+    assert compare(result("long…", 2), result("long…", 2)) == ([False, False], [False, False], False)
 
 
 def test_a_large_result_is_cut():

@@ -154,7 +154,7 @@ def test_a_gold_that_kills_the_judge_makes_its_row_vacuous(monkeypatch):
 
 def test_the_time_of_a_row_grows_with_its_databases():
     few = {"databases": 2, "timeout": 3.0, "predictions": ["a", "b"], "accepted": []}
-    more = 3.0 * 2 * (2 * ATTEMPTS + 2 + 2)
+    more = 3.0 * 2 * (3 * ATTEMPTS + 3 + 2)
     assert _seconds([few, {**few, "databases": 4}]) - _seconds([few]) == more
     assert _seconds([{**few, "accepted": ["c"]}]) - _seconds([few]) == more
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 
 from text2sql.sql.compare import same_result
-from text2sql.sql.execute import Result
+from text2sql.sql.execute import Result, run_query
+from text2sql.sql.parse import parse
+from text2sql.sql.ties import read_ties
 
 
 def result(*rows: tuple[object, ...], truncated: bool = False) -> Result:
@@ -78,3 +82,23 @@ def test_many_alike_columns_are_decided_quickly():
     started = time.perf_counter()
     same_result(result(*rows), result(*turned), ordered=False)
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("sql", "ends", "cut"),
+    [
+        ("SELECT a FROM t ORDER BY b", (1, 3, 4), False),
+        ("SELECT a AS x FROM t ORDER BY a % 2", (2, 4), False),
+        ("SELECT a FROM t ORDER BY b LIMIT 2", (), True),
+        ("SELECT a FROM t ORDER BY b LIMIT 2 OFFSET 1", (2,), False),
+        ("SELECT a FROM t ORDER BY b LIMIT 1 OFFSET 2", (), True),
+        ("SELECT a FROM t ORDER BY a", (), False),
+        ("SELECT DISTINCT a % 2 FROM t ORDER BY b", (), False),
+        ("SELECT DISTINCT a % 2 AS x, b FROM t ORDER BY x", (2, 4), False),
+        ("SELECT a FROM t", (), False),
+    ],
+)
+def test_runs_of_rows_that_tie(sql: str, ends: tuple[int, ...], cut: bool):
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript("CREATE TABLE t (a, b); INSERT INTO t VALUES (1, 5), (2, 6), (3, 6), (4, 7)")
+        assert read_ties(connection, parse(sql), run_query(connection, sql, 2.0), 2.0) == (ends, cut)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
@@ -173,3 +174,35 @@ def test_the_same_seed_gives_the_same_rows_whatever_the_hash_seed():
         for seed in ("1", "2")
     }
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("bound", ["12345678901234567890", "5.97e24", "-5e30", "9223372036854775807", "1e299"])
+def test_bounds_that_64_bits_do_not_hold_are_told_from_their_neighbours(bound: str):
+    """SQLite reads such a whole number as a REAL, and takes none from Python."""
+    context, gold = "CREATE TABLE star (name VARCHAR, mass INTEGER)", f"SELECT name FROM star WHERE mass >= {bound}"
+    masses = [m for seed in range(8) for m in column(filled(gold, seed, context), "SELECT mass FROM star") if m]
+    assert {(mass > float(bound)) - (mass < float(bound)) for mass in masses} == (
+        {-1, 0} if bound == "9223372036854775807" else {-1, 0, 1}
+    )
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_columns_hold_what_their_declaration_allows(seed: int):
+    context = "CREATE TABLE head (name VARCHAR NOT NULL, note VARCHAR, active BOOLEAN, chosen BOOLEAN NOT NULL)"
+    database = filled("SELECT name FROM head WHERE active AND name <> 'a' AND note <> 'a'", seed, context)
+    assert None not in column(database, "SELECT name FROM head")
+    assert (None in column(database, "SELECT note FROM head")) is (seed % 4 in (1, 2))
+    assert set(column(database, "SELECT active FROM head")) - {None} == {0, 1}
+    assert set(column(database, "SELECT chosen FROM head")) <= {0, 1}
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("end", ["2010-12-31", "2010-12-31 23:59:59", "2010-12-31%"])
+def test_dates_are_those_of_the_calendar(end: str, seed: int):
+    """A row on 2010-12-32 would tell two ways to ask for the year 2010 from each other."""
+    context = "CREATE TABLE head (name VARCHAR, born DATE)"
+    database = filled(f"SELECT name FROM head WHERE born <= '{end}'", seed, context)
+    born = {day for day in column(database, "SELECT born FROM head") if day}
+    assert all(datetime.fromisoformat(day) for day in born)
+    day_after = end.replace("2010-12-31", "2011-01-01").removesuffix("%")
+    assert {end.removesuffix("%"), day_after} <= born

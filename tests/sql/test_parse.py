@@ -195,6 +195,15 @@ def test_order_counts_at_top_level_only(sql: str, ordered: bool):
         ("SELECT a -- all; of it's\nFROM t; rest", "SELECT a -- all; of it's\nFROM t"),
         ("SELECT a /* one;\n\n'two */ FROM t; rest", "SELECT a /* one;\n\n'two */ FROM t"),
         ("-- the names\n\nSELECT a FROM t\n\nrest", "-- the names\n\nSELECT a FROM t"),
+        (
+            "WITH q AS (SELECT 1),\n\nr AS (\n\nSELECT 2)\n\nselect a FROM q\n\nrest",
+            "WITH q AS (SELECT 1),\n\nr AS (\n\nSELECT 2)\n\nselect a FROM q",
+        ),
+        ("(SELECT a FROM t)\n\nrest", "(SELECT a FROM t)"),
+        (
+            "SELECT a FROM t WHERE b IN (\n\n  SELECT ')'\n\n)\n\nrest",
+            "SELECT a FROM t WHERE b IN (\n\n  SELECT ')'\n\n)",
+        ),
         ("SELECT a FROM t WHERE b = 'open\n\nrest; more", "SELECT a FROM t WHERE b = 'open"),
         ("SELECT 'open; text", "SELECT 'open; text"),
         ("```sql\nSELECT a FROM t;\n```\nIt selects a.", "SELECT a FROM t"),
@@ -224,6 +233,8 @@ def test_first_statement(text: str, statement: str):
         "-" * 50_001,
         " " * 50_000 + "x",
         "``" * 25_000,
+        "SELECT (" + "\n\nx" * 15_000,
+        "WITH q AS (SELECT 1)" + "\n\nx" * 15_000,
     ],
 )
 def test_first_statement_of_any_text_is_found_quickly(text: str):

@@ -177,7 +177,7 @@ class RecordedAnswers:
 
 def _read_predictions(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows begins files with a mark, which is no part of a query
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--predictions {path}: cannot be read ({error}); name a UTF-8 text file") from None
     try:

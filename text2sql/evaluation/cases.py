@@ -25,6 +25,7 @@ from text2sql.sql.hints import read_hints
 from text2sql.sql.mutate import neighbours
 from text2sql.sql.parse import orders_rows
 from text2sql.sql.schema import Schema
+from text2sql.sql.ties import Ties, read_ties
 
 ATTEMPTS = 4
 """Databases tried for each one that is wanted, at most."""
@@ -68,7 +69,9 @@ class Case:
     ordered: bool
     distinct: bool
     tied: bool = False
-    """The gold sorts, but rows tie here: their order does not count."""
+    """The gold sorts, but rows tie here, and come in another order when read backwards: order does not count."""
+    ties: tuple[int, ...] = ()
+    """Ends of runs of rows that tie, within which their order does not count."""
 
     @property
     def trivial(self) -> bool:
@@ -78,7 +81,7 @@ class Case:
 
     def agrees(self, predicted: Result) -> bool:
         """Whether a result says what the gold's says."""
-        return any(same_result(gold, predicted, self.ordered, self.distinct) for gold in self.results)
+        return any(same_result(gold, predicted, self.ordered, self.distinct, self.ties) for gold in self.results)
 
 
 @dataclass(frozen=True)
@@ -120,15 +123,16 @@ def _on_file(gold: Gold, file: Path, timeout: float) -> Case:
     database = open_database(file)
     try:
         results = [_run_gold(database, gold, timeout)]
+        ties = _ties(database, gold, results[0], timeout)
         database.execute("PRAGMA reverse_unordered_selects = ON")
         turned = _run_gold(database, gold, timeout)
         database.execute("PRAGMA reverse_unordered_selects = OFF")
     except BaseException:
         database.close()
         raise
-    if not same_result(results[0], turned, gold.ordered, gold.distinct):
+    if not same_result(results[0], turned, gold.ordered, gold.distinct, ties.ends):
         results.append(turned)
-    return Case(file.name, database, tuple(results), gold.ordered, gold.distinct)
+    return Case(file.name, database, tuple(results), gold.ordered, gold.distinct, ties=ties.ends)
 
 
 def generated_cases(gold: Gold, schema: Schema, context: str, wanted: int, timeout: float) -> Cases:
@@ -163,19 +167,24 @@ def _filled(gold: Gold, schema: Schema, context: str, timeout: float) -> Iterato
             result = _run_gold(database, gold, timeout)
             turn_database(database, schema)
             turned = _run_gold(database, gold, timeout)
+            ties = _ties(database, gold, turned, timeout)
         except BaseException:
             database.close()
             raise
         number += 1
-        yield _generated(gold, str(number), database, result, turned)
+        yield _generated(gold, str(number), database, result, turned, ties)
 
 
-def _generated(gold: Gold, name: str, database: Database, result: Result, turned: Result) -> Case:
-    if same_result(result, turned, gold.ordered, gold.distinct):
-        return Case(name, database, (result,), gold.ordered, gold.distinct)
-    if gold.ordered and same_result(result, turned, ordered=False, distinct=gold.distinct):
+def _generated(gold: Gold, name: str, database: Database, result: Result, turned: Result, ties: Ties) -> Case:
+    if not ties.cut and same_result(result, turned, gold.ordered, gold.distinct):
+        return Case(name, database, (result,), gold.ordered, gold.distinct, ties=ties.ends)
+    if not ties.cut and gold.ordered and same_result(result, turned, ordered=False, distinct=gold.distinct):
         return Case(name, database, (result,), False, gold.distinct, tied=True)
     return Case(name, database, (result, turned), gold.ordered, gold.distinct)
+
+
+def _ties(database: Database, gold: Gold, result: Result, timeout: float) -> Ties:
+    return read_ties(database, gold.tree, result, timeout) if gold.ordered else Ties()
 
 
 def _run_gold(database: Database, gold: Gold, timeout: float) -> Result:

@@ -143,15 +143,18 @@ def _all_answers(
     known: dict[str, _Answers] = {}
     shots = settings.evaluation.few_shot
     for name, contender in contenders.items():
-        if contender.digest in known:
+        few_shot = contender.few_shot and shots and training is not None and len(training)
+        if asked := contender.digest in known:
             yield name, known[contender.digest]
-            continue
+            if not few_shot:
+                continue
         recipe = contender.recipe or recipe_of(settings)
         started = time.perf_counter()
         with contender.open() as answerer:
             chat = answerer.tokenizer if recipe.chat_template else None
-            tries = {name: format_split(rows, recipe.prompt_template, chat)}  # not as whoever froze the rows asked
-            if contender.few_shot and shots and training is not None and len(training):
+            # Not as whoever froze the rows asked.
+            tries = {} if asked else {name: format_split(rows, recipe.prompt_template, chat)}
+            if few_shot and training is not None:
                 examples = Examples(training, shots, settings.data.seed, recipe.prompt_template)
                 tries[name + FEW_SHOT] = examples.before(rows, chat)
             for label, prompted in tries.items():

@@ -139,12 +139,15 @@ def _spread(places: list[int], wanted: int) -> list[int]:
 
 
 def _side_by_side(gold: ResultSample, predicted: ResultSample) -> tuple[ShownResult, ShownResult, bool]:
-    """Rows of one side alone are marked only where all rows of both are known."""
+    """Rows of one side alone are marked only where all rows of both are known.
+
+    Rows that look the same and stand in the same order differ in what is cut off, and not in their order.
+    """
     known = all(len(sample.rows) == sample.total for sample in (gold, predicted))
     left, right = Counter(gold.rows), Counter(predicted.rows)
     if not known:
         return _shown(gold, Counter()), _shown(predicted, Counter()), False
-    return _shown(gold, left - right), _shown(predicted, right - left), left == right
+    return _shown(gold, left - right), _shown(predicted, right - left), left == right and gold.rows != predicted.rows
 
 
 def _shown(sample: ResultSample, alone: Counter[tuple[Cell, ...]]) -> ShownResult:

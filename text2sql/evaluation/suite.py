@@ -23,6 +23,8 @@ from text2sql.sql.parse import assert_read_only, parse
 from text2sql.sql.schema import Schema, parse_schema
 
 _SHOWN_ROWS, _SHOWN_COLUMNS, _SHOWN_CHARS = 5, 8, 80
+_NAMED_COLUMNS = 100
+"""So that a report can tell how many it does not show."""
 
 
 class Suite:
@@ -191,7 +193,7 @@ def _without_suite(context: str, gold: str, prediction: str, timeout: float, rea
 
 def _sample(result: Result) -> ResultSample:
     rows = tuple(tuple(map(_cell, row[:_SHOWN_COLUMNS])) for row in result.rows[:_SHOWN_ROWS])
-    columns = tuple(str(_cell(column)) for column in result.columns[:_SHOWN_COLUMNS])
+    columns = tuple(str(_cell(column)) for column in result.columns[:_NAMED_COLUMNS])
     return ResultSample(columns, rows, len(result.rows))
 
 

@@ -37,6 +37,7 @@ class ResultSample:
     """The first rows of a query's result."""
 
     columns: tuple[str, ...]
+    """There may be more of them than of the values in a row."""
     rows: tuple[tuple[Cell, ...], ...]
     total: int
     """Rows of the whole result."""

@@ -17,12 +17,15 @@ _MAX_PERMUTATIONS = 5_000
 Row = tuple[Any, ...]
 
 
-def same_result(gold: Result, predicted: Result, ordered: bool, distinct: bool = False) -> bool:
+def same_result(
+    gold: Result, predicted: Result, ordered: bool, distinct: bool = False, ties: Sequence[int] = ()
+) -> bool:
     """Whether a prediction's result is the gold's.
 
     Columns may stand in another order and their names do not count; rows are a multiset unless `ordered`, and where
     `distinct`, a row that is repeated counts once, at its first place. Whole numbers are compared exactly, 1 and 1.0
-    alike; text equals no number; NULL equals NULL. A truncated result equals nothing.
+    alike; text equals no number; NULL equals NULL. A truncated result equals nothing. `ties` are the ends of runs of
+    gold rows that tie, and may stand in any order (text2sql.sql.ties).
     """
     if gold.truncated or predicted.truncated or len(gold.columns) != len(predicted.columns):
         return False
@@ -38,7 +41,12 @@ def same_result(gold: Result, predicted: Result, ordered: bool, distinct: bool =
         return len(left) == len(right)
     for order in _column_orders(left, right):
         turned = right if order is None else [tuple(row[i] for i in order) for row in right]
-        if _same_rows(left, turned, ordered):
+        if ordered and ties and ties[-1] == len(left):
+            runs = itertools.pairwise((0, *ties))
+            same = all(_same_rows(left[start:end], turned[start:end], ordered=False) for start, end in runs)
+        else:
+            same = _same_rows(left, turned, ordered)
+        if same:
             return True
     return False
 

@@ -145,7 +145,7 @@ class _Filler:
             for i, (key, own) in enumerate(zip(keys, unique, strict=True))
         ]
         for place, i in enumerate(conditioned):  # NULL once in each, where the other conditions are met
-            if self._nulls and not unique[i] and keys[i] not in self._hints.ordered:
+            if self._has_nulls(keys[i]) and not unique[i]:
                 columns[i][5 * place % count] = None
         for key, cells in zip(keys, columns, strict=True):
             if key in self._hints.averaged and self._centred:
@@ -193,7 +193,7 @@ class _Filler:
         for value in wanted:
             if value is not None:
                 cells.append(value)
-            elif self._nulls and key not in self._hints.ordered and rng.random() < self._nulls:
+            elif self._has_nulls(key) and rng.random() < self._nulls:
                 cells.append(None)
             elif near and rng.random() < 0.6:
                 cells.append(rng.choice(near))
@@ -237,10 +237,13 @@ class _Filler:
         rng.shuffle(deck)
         return deck
 
+    def _has_nulls(self, key: Key) -> bool:
+        return bool(self._nulls) and key not in self._hints.ordered and not self._columns[key].required
+
     def _is_unique(self, key: Key) -> bool:
         if self._columns[key].primary:
             return True
-        if key in self._tied:
+        if key in self._tied or self._columns[key].boolean:
             return False
         if key in self._hints.ordered and self._unique_keys:  # where ties make the answer a matter of luck, it shows
             return True
@@ -259,7 +262,10 @@ class _Filler:
             temporal = any(k in self._hints.temporal or self._columns[k].temporal for k in group if k in self._columns)
             size = 40 if any(k in self._hints.ordered or self._columns[k].primary for k in group) else 16
             rng = random.Random(self._rng.getrandbits(32) ^ zlib.crc32(".".join(root).encode()))
-            if number and not temporal:
+            truths: list[Value] = [0, 1]
+            if any(self._columns[k].boolean for k in group) and all(value in truths for _, value in conditions):
+                pool, near = truths, truths
+            elif number and not temporal:
                 pool, near = numbers(rng, conditions, size, beside=self._beside)
             else:
                 pool, near = (dates if temporal else texts)(rng, conditions, size)

@@ -100,8 +100,10 @@ def column_names(tree: exp.Expr, schema: Schema) -> frozenset[str]:
 
 
 def _number(text: str) -> Value | None:
+    """As SQLite reads it: what 64 bits cannot hold is no integer."""
     try:
-        return int(text)
+        if abs(whole := int(text)) < 2**63:
+            return whole
     except ValueError:
         pass
     try:

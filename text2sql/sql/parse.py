@@ -35,7 +35,8 @@ _TOKEN = re.compile(
 # The same texts, each with a group that tells whether its end is missing, and what ends a statement.
 _STATEMENT_END = re.compile(
     r"```|'(?:[^']|'')*+(?:'|(\Z))|\"(?:[^\"]|\"\")*+(?:\"|(\Z))|`[^`]*+(?:`|(\Z))|\[[^\]]*+(?:\]|(\Z))"
-    r"|--[^\n]*|/\*(?:[^*]|\*(?!/))*+(?:\*/|(\Z))|;|\n[ \t\r]*\n"
+    r"|--[^\n]*|/\*(?:[^*]|\*(?!/))*+(?:\*/|(\Z))|;|\n[ \t\r]*\n|[()]|\bSELECT\b",
+    re.IGNORECASE,
 )
 _BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
 _FENCE = re.compile(r"```[ \t]*\w*[ \t]*(?:\r?\n|(?=SELECT\b|WITH\b)|$)", re.IGNORECASE)
@@ -98,17 +99,21 @@ def check_text(sql: str, limit: int = MAX_QUERY_CHARS) -> None:
 def first_statement(text: str) -> str:
     """The query that an answer starts with, or fences in: what comes before a `;`, a blank line or a closing ``` fence.
 
-    A base model goes on after its query, and must not be judged on what it says then.
+    A base model goes on after its query, and must not be judged on what it says then. A blank line within parentheses,
+    or between CTEs and before the SELECT that they are for, ends nothing.
     """
     text = text.strip()
     if leading_word(text) not in _READS and (fence := _FENCE.search(text)):
         text = text[fence.end() :].strip()
+    depth, complete = 0, leading_word(text) != "WITH"
     for match in _STATEMENT_END.finditer(text):
-        end, token = match.start(), match.group()
+        end, found = match.start(), match.group()
         if match.lastindex:  # a quote that nobody closed: what follows it is no part of it beyond a blank line
             blank = _BLANK_LINE.search(text, end)
             return text[: blank.start()].rstrip() if blank else text
-        if token in (";", "```") or (token.isspace() and leading_word(text[:end])):
+        depth += (found == "(") - (found == ")")
+        complete = complete or (depth <= 0 and found.upper() == "SELECT")
+        if found in (";", "```") or (found.isspace() and complete and depth <= 0 and leading_word(text[:end])):
             return text[:end].rstrip()
     return text
 

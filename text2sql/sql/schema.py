@@ -29,11 +29,18 @@ class Column:
     type: str
     primary: bool = False
     references: tuple[str, str] | None = None
+    required: bool = False
+    """Declared NOT NULL."""
 
     @property
     def numeric(self) -> bool:
         """Declared with a number type."""
         return bool(NUMBER_TYPE.search(self.type))
+
+    @property
+    def boolean(self) -> bool:
+        """Declared to hold 0 or 1."""
+        return "BOOL" in self.type.upper()
 
     @property
     def temporal(self) -> bool:
@@ -159,6 +166,7 @@ def _column(definition: exp.ColumnDef) -> Column:
         type=definition.kind.sql().upper() if definition.kind else "",
         primary=any(isinstance(kind, exp.PrimaryKeyColumnConstraint) for kind in kinds),
         references=next((_target(kind) for kind in kinds if isinstance(kind, exp.Reference)), None),
+        required=any(isinstance(k, exp.NotNullColumnConstraint) and not k.args.get("allow_null") for k in kinds),
     )
 
 

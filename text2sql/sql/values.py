@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable
+from datetime import date, datetime, timedelta
 
 from text2sql.sql.hints import Value
 
@@ -18,6 +19,8 @@ WORDS = re.findall(
 )
 _DIGITS = re.compile(r"\d+(?!.*\d)")  # the last number of a text
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_LARGEST = 2**63 - 1
+"""SQLite's largest integer; what is larger is a REAL to it."""
 
 
 def numbers(
@@ -33,12 +36,16 @@ def numbers(
     left_out: set[Value] = set()
     for value in literals:
         step: int | float = 1
-        if isinstance(value, float) and not value.is_integer():
-            step = 10.0 ** -len(repr(value).rpartition(".")[2]) if "e" not in repr(value) else abs(value) / 10
+        if "e" in repr(value):
+            step = abs(value) / 10
+        elif isinstance(value, float) and not value.is_integer():
+            step = 10.0 ** -len(repr(value).rpartition(".")[2])
         near += [value, _tidy(value - step), _tidy(value + step)] if beside else [value]
         near += [_tidy(value + rng.randint(2, 9) * step), _tidy(value - rng.randint(2, 9) * step)]
         left_out |= set() if beside else {_tidy(value - step), _tidy(value + step)}
     low, high = (int(literals[0]) - size, int(literals[-1]) + size) if literals else (1, 3 * size + 20)
+    low = min(max(low, -_LARGEST), _LARGEST - 2 * size)
+    high = min(high, _LARGEST)
     pool = list(dict.fromkeys(near))
     near = list(pool)
     taken = set(pool) | left_out
@@ -66,7 +73,7 @@ def dates(rng: random.Random, conditions: Iterable[tuple[str, Value]], size: int
     """At least `size` ISO dates, most of them in the years that the literals name."""
     literals = [str(value) for _, value in conditions]
     years = [int(year) for text in literals for year in re.findall(r"\b(?:1[5-9]|20)\d\d\b", text)] or [2010, 2018]
-    near: list[Value] = list(dict.fromkeys(v for text in literals for v in _beside(text) if _DATE.search(str(v))))
+    near: list[Value] = list(dict.fromkeys(day for text in literals for day in _beside_date(text)))
     pool = dict.fromkeys(near)
     while len(pool) < size:
         year = rng.choice(years) + rng.randint(-2, 2)
@@ -122,6 +129,33 @@ def _beside(value: Value) -> list[Value]:
     return [text for text in dict.fromkeys(near) if text or not value]
 
 
+def _beside_date(text: str) -> list[str]:
+    """A date, with or without a time, and what is nearly it, the days around it too; only what a calendar has.
+
+    On 2010-12-32 two ways to ask for the year 2010 would differ.
+    """
+    found = _DATE.search(text)
+    if not found:
+        return []
+    day = found.group()
+    text = text if _is_date(text) else day  # '2010-01-01%'
+    near = [text, *map(str, _beside(text))]
+    for step in (1, -1):
+        try:
+            near.append(text.replace(day, str(date.fromisoformat(day) + timedelta(days=step))))
+        except (ValueError, OverflowError):  # no date, or the last of all
+            continue
+    return [day for day in dict.fromkeys(near) if _is_date(day)]
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _like(rng: random.Random, pattern: str) -> list[Value]:
     """Texts that match a LIKE pattern, in several ways, and texts that just do not."""
     pattern = pattern[:200]
@@ -138,5 +172,7 @@ def _like(rng: random.Random, pattern: str) -> list[Value]:
 
 
 def _tidy(value: int | float) -> int | float:
-    """Without the noise of binary fractions: 0.1 + 0.2 is 0.3 here."""
-    return value if isinstance(value, int) else round(value, 9)
+    """Without the noise of binary fractions: 0.1 + 0.2 is 0.3 here; and as SQLite can hold it."""
+    if isinstance(value, int):
+        return value if abs(value) <= _LARGEST else float(value)
+    return round(value, 9)
