@@ -374,6 +374,20 @@ def test_what_is_not_utf_8_is_refused_and_the_rest_answered(tmp_path: Path):
     assert "Traceback" not in said
 
 
+def test_a_file_that_cannot_be_is_refused_and_the_session_goes_on(tmp_path: Path):
+    odd = ["/schema ~nobody-here/x.sql", "/db ~nobody-here/x.sqlite", "/schema a\0b", "/db a\0b"]
+    done = piped("\n".join([SINGERS.replace("\n", " "), *odd, "Who is older?"]), tmp_path)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("nobody has such a home folder") == done.stderr.count("leave the NUL out") == 2
+    assert (done.returncode, done.stdout) == (1, "SELECT name FROM singer WHERE age > 30;\n")
+
+
+def test_rows_are_not_written_where_no_file_can_be(tmp_path: Path, database: Path):
+    done = piped(f"/db {database}\nWho is everyone?\n/csv ~nobody-here/rows.csv\nWho is older?\n", tmp_path)
+    assert "nobody has such a home folder" in done.stderr
+    assert done.stdout.endswith("SELECT name FROM singer WHERE age > 30;\n")
+
+
 def test_ctrl_c_in_a_pipe_ends_all(tmp_path: Path):
     process = subprocess.Popen(
         scripted(seconds=30), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
