@@ -209,5 +209,6 @@ def test_command_makes_lists_and_revokes(tmp_path: Path):
     assert run("--revoke", number)[0] == 2
     assert run("bad name")[0] == 2
     assert run("ann", "--rate", "often")[0] == 2
+    assert run("ann", "--rate", "60/minute;1000/day")[0] == 2  # only the first would hold
     assert run()[0] == 2
     assert Path(file).stat().st_mode & 0o077 == 0
