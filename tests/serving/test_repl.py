@@ -205,6 +205,7 @@ def test_a_session_in_a_terminal(tmp_path: Path, database: Path):
         assert "ILIKE" in it.ask("like")
         assert "did you mean postgres" in it.ask("/dialect postgrez")
         assert "number from 1 to 8" in it.ask("/n 9")
+        assert "number from 1 to 8" in it.ask("/n 0000000031")
         assert "no command /drop" in it.ask("/drop")
         assert "answers are run nowhere" in it.ask("/db off")
         assert "rows)" not in it.ask("everyone")

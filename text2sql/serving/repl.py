@@ -213,7 +213,7 @@ class Repl:
 
     def _choose_n(self, number: str) -> None:
         if number:
-            if not number.isdecimal() or not 1 <= int(number[:9]) <= MAX_CANDIDATES:
+            if not number.isdecimal() or len(number) > 9 or not 1 <= int(number) <= MAX_CANDIDATES:
                 raise SqlError(f"/n takes a number from 1 to {MAX_CANDIDATES}, not {number[:40]!r}")
             self._n = int(number)
         self._screen.say(f"candidates: {self._n}")
