@@ -339,6 +339,22 @@ def test_every_route_but_the_public_ones_asks_for_a_key(client: httpx.Client):
     assert open_to_all == {"/healthz", "/readyz", "/metrics"}
 
 
+def test_metrics_count_the_tokens_that_answers_tell(client: httpx.Client):
+    def counted() -> list[float]:
+        lines = [line.split() for line in client.get("/metrics").text.splitlines()]
+        names = [f'text2sql_tokens_total{{kind="{kind}"}}' for kind in ("prompt", "completion")]
+        return [sum(float(words[1]) for words in lines if words[0] == name) for name in names]
+
+    before = counted()
+    used = [generate(client, "misspelt", n=3)["usage"]]  # candidates share a prompt; a repair has one of its own
+    messages = [{"role": "system", "content": SINGERS}, {"role": "user", "content": "misspelt"}]
+    for more in ({}, {"n": 2, "temperature": 1.0}):
+        asked_for = {"model": "scripted", "messages": messages} | more
+        used.append(client.post("/v1/chat/completions", json=asked_for).json()["usage"])
+    told = [sum(usage[name] for usage in used) for name in ("prompt_tokens", "completion_tokens")]
+    assert [after - then for after, then in zip(counted(), before, strict=True)] == told
+
+
 def test_metrics_count(client: httpx.Client):
     generate(client, "misspelt")
     client.post("/generate", json={})

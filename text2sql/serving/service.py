@@ -167,14 +167,13 @@ class Service:
         return [(said[text], asking.finished(said[text].text)) for text in texts]
 
     async def generate(self, prompt: str, options: Options) -> list[Completion]:
-        """Ask the engine for one prompt, and count."""
+        """Ask the engine for one prompt; the tokens are the caller's to count."""
         self._sent(options.n)
         [found] = await self.served.engine.generate([prompt], options)
-        self.metrics.generated(found)
         return found
 
     async def stream(self, prompt: str, options: Options, tell: Tell) -> Completion:
-        """One completion, told as it grows, and count."""
+        """One completion, told as it grows; the tokens are the caller's to count."""
         self._sent(1)
         done: Completion | None = None
         async with self.served.engine.stream(prompt, options) as chunks:
@@ -184,7 +183,6 @@ class Service:
                 done = chunk.completion
         if done is None:
             raise EngineDead("the engine ended in the middle of an answer")
-        self.metrics.generated([done])
         return done
 
     def prompt(self, schema: str, question: str) -> str:
