@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running
+from text2sql.errors import DatabaseError
 
 OLD = "SELECT name FROM singer WHERE age > 30"
 
@@ -158,6 +159,33 @@ def test_questions_that_come_together_look_at_the_database_once(server: Running,
 
     assert {response.status_code for response in asyncio.run(all_at_once())} == {200}
     assert len(looks) == 1
+
+
+def test_a_database_that_does_not_answer_is_told_to_all_who_asked_together(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+):
+    service = server.app.state.service
+    looks: list[str] = []
+
+    async def describe(where: str) -> str:
+        looks.append(where)
+        await asyncio.sleep(0.5)
+        raise DatabaseError("it does not answer")
+
+    monkeypatch.setattr(service.guard, "describe", describe)
+    service._described = (0.0, "")
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            return await asyncio.gather(
+                *(client.get("/schema") for _ in range(5)),
+                *(client.post("/generate", json={"question": "?"}) for _ in range(5)),
+            )
+
+    for number in (1, 2):  # the next ones look again
+        codes = [response.json()["error"]["code"] for response in asyncio.run(all_at_once())]
+        assert codes == ["database_unavailable"] * 10
+        assert len(looks) == number
 
 
 def events(response: httpx.Response) -> list[tuple[str, Any]]:
