@@ -215,6 +215,15 @@ def test_batch_answers_in_order_and_tells_errors_apart(client: httpx.Client):
     assert found[2]["error"]["code"] == "schema_unusable"
 
 
+def test_each_error_of_a_batch_is_counted():
+    with running(ScriptedEngine()) as server, server.client() as client:
+        bad = [asked(schema_text="no schema"), asked(schema_text=""), asked(schema_text="no schema")]
+        assert client.post("/generate/batch", json={"requests": bad}).status_code == 200
+        text = client.get("/metrics").text
+    assert 'text2sql_rejects_total{code="schema_unusable"} 2.0' in text
+    assert 'text2sql_rejects_total{code="invalid_fields"} 1.0' in text
+
+
 def test_batch_with_a_field_out_of_bounds_is_refused(client: httpx.Client):
     """As the document says, and before anything is asked."""
     response = client.post("/generate/batch", json={"requests": [asked(), asked(dialect="postgrez")]})
