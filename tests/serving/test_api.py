@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running
+from text2sql.errors import DatabaseError
 
 OLD = "SELECT name FROM singer WHERE age > 30"
 
@@ -160,6 +161,33 @@ def test_questions_that_come_together_look_at_the_database_once(server: Running,
     assert len(looks) == 1
 
 
+def test_a_database_that_does_not_answer_is_told_to_all_who_asked_together(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+):
+    service = server.app.state.service
+    looks: list[str] = []
+
+    async def describe(where: str) -> str:
+        looks.append(where)
+        await asyncio.sleep(0.5)
+        raise DatabaseError("it does not answer")
+
+    monkeypatch.setattr(service.guard, "describe", describe)
+    service._described = (0.0, "")
+
+    async def all_at_once() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=20, trust_env=False) as client:
+            return await asyncio.gather(
+                *(client.get("/schema") for _ in range(5)),
+                *(client.post("/generate", json={"question": "?"}) for _ in range(5)),
+            )
+
+    for number in (1, 2):  # the next ones look again
+        codes = [response.json()["error"]["code"] for response in asyncio.run(all_at_once())]
+        assert codes == ["database_unavailable"] * 10
+        assert len(looks) == number
+
+
 def events(response: httpx.Response) -> list[tuple[str, Any]]:
     assert response.headers["content-type"].startswith("text/event-stream")
     found = []
@@ -185,6 +213,15 @@ def test_batch_answers_in_order_and_tells_errors_apart(client: httpx.Client):
     found = client.post("/generate/batch", json={"requests": questions}).json()["responses"]
     assert [one.get("sql") for one in found] == [OLD, COUNT, None, "SELECT name FROM singer"]
     assert found[2]["error"]["code"] == "schema_unusable"
+
+
+def test_each_error_of_a_batch_is_counted():
+    with running(ScriptedEngine()) as server, server.client() as client:
+        bad = [asked(schema_text="no schema"), asked(schema_text=""), asked(schema_text="no schema")]
+        assert client.post("/generate/batch", json={"requests": bad}).status_code == 200
+        text = client.get("/metrics").text
+    assert 'text2sql_rejects_total{code="schema_unusable"} 2.0' in text
+    assert 'text2sql_rejects_total{code="invalid_fields"} 1.0' in text
 
 
 def test_batch_with_a_field_out_of_bounds_is_refused(client: httpx.Client):
@@ -337,6 +374,22 @@ def test_every_route_but_the_public_ones_asks_for_a_key(client: httpx.Client):
         path for path, methods in document["paths"].items() for route in methods.values() if not route.get("security")
     }
     assert open_to_all == {"/healthz", "/readyz", "/metrics"}
+
+
+def test_metrics_count_the_tokens_that_answers_tell(client: httpx.Client):
+    def counted() -> list[float]:
+        lines = [line.split() for line in client.get("/metrics").text.splitlines()]
+        names = [f'text2sql_tokens_total{{kind="{kind}"}}' for kind in ("prompt", "completion")]
+        return [sum(float(words[1]) for words in lines if words[0] == name) for name in names]
+
+    before = counted()
+    used = [generate(client, "misspelt", n=3)["usage"]]  # candidates share a prompt; a repair has one of its own
+    messages = [{"role": "system", "content": SINGERS}, {"role": "user", "content": "misspelt"}]
+    for more in ({}, {"n": 2, "temperature": 1.0}):
+        asked_for = {"model": "scripted", "messages": messages} | more
+        used.append(client.post("/v1/chat/completions", json=asked_for).json()["usage"])
+    told = [sum(usage[name] for usage in used) for name in ("prompt_tokens", "completion_tokens")]
+    assert [after - then for after, then in zip(counted(), before, strict=True)] == told
 
 
 def test_metrics_count(client: httpx.Client):

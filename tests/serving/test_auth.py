@@ -179,6 +179,9 @@ def test_strange_names_reach_nobody_without_keys():
         assert client.get("/healthz", headers={"Host": f"localhost:{server.port}"}).status_code == 200
         refused = client.post("/generate", json=asked(), headers={"Host": "evil.example"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_host")
+    with running(ScriptedEngine(), host="127.0.0.2") as server, server.client() as client:
+        assert client.get("/healthz", headers={"Host": f"127.0.0.2:{server.port}"}).status_code == 200
+        assert client.get("/healthz", headers={"Host": "127.0.0.3"}).status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -209,5 +212,6 @@ def test_command_makes_lists_and_revokes(tmp_path: Path):
     assert run("--revoke", number)[0] == 2
     assert run("bad name")[0] == 2
     assert run("ann", "--rate", "often")[0] == 2
+    assert run("ann", "--rate", "60/minute;1000/day")[0] == 2  # only the first would hold
     assert run()[0] == 2
     assert Path(file).stat().st_mode & 0o077 == 0

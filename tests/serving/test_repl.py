@@ -205,6 +205,7 @@ def test_a_session_in_a_terminal(tmp_path: Path, database: Path):
         assert "ILIKE" in it.ask("like")
         assert "did you mean postgres" in it.ask("/dialect postgrez")
         assert "number from 1 to 8" in it.ask("/n 9")
+        assert "number from 1 to 8" in it.ask("/n 0000000031")
         assert "no command /drop" in it.ask("/drop")
         assert "answers are run nowhere" in it.ask("/db off")
         assert "rows)" not in it.ask("everyone")
@@ -372,6 +373,20 @@ def test_what_is_not_utf_8_is_refused_and_the_rest_answered(tmp_path: Path):
     said = done.stderr.decode()
     assert said.count("error: ") == 2
     assert "Traceback" not in said
+
+
+def test_a_file_that_cannot_be_is_refused_and_the_session_goes_on(tmp_path: Path):
+    odd = ["/schema ~nobody-here/x.sql", "/db ~nobody-here/x.sqlite", "/schema a\0b", "/db a\0b"]
+    done = piped("\n".join([SINGERS.replace("\n", " "), *odd, "Who is older?"]), tmp_path)
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("nobody has such a home folder") == done.stderr.count("leave the NUL out") == 2
+    assert (done.returncode, done.stdout) == (1, "SELECT name FROM singer WHERE age > 30;\n")
+
+
+def test_rows_are_not_written_where_no_file_can_be(tmp_path: Path, database: Path):
+    done = piped(f"/db {database}\nWho is everyone?\n/csv ~nobody-here/rows.csv\nWho is older?\n", tmp_path)
+    assert "nobody has such a home folder" in done.stderr
+    assert done.stdout.endswith("SELECT name FROM singer WHERE age > 30;\n")
 
 
 def test_ctrl_c_in_a_pipe_ends_all(tmp_path: Path):

@@ -286,3 +286,11 @@ def test_vllm_alone_stays_on_loopback(started: list[Process], tmp_path: Path):
     started.append(missing)
     assert missing.end() == 1
     assert "make vllm" in missing.lines[-1]
+
+
+def test_a_quotation_that_nobody_closed_is_told_in_a_line(started: list[Process]):
+    unclosed = Process("-c", START, "--vllm-arg=--max-model-len '4096")
+    started.append(unclosed)
+    assert unclosed.end() == 2
+    assert len(unclosed.lines) == 1
+    assert "no closing quotation" in unclosed.lines[0]

@@ -38,4 +38,4 @@ def test_work_ends_for_a_client_that_goes_before_its_first_word():
         assert ended == ["cancelled"]
 
     asyncio.run(main())
-    assert record.code == "client_gone"
+    assert record.codes == ["client_gone"]

@@ -137,6 +137,18 @@ def test_it_starts_answers_and_leaves_nothing_behind(tmp_path: Path):
     assert told[-1].startswith("vLLM answers after")
 
 
+def test_a_proxy_in_the_environment_is_not_asked_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def work() -> None:
+        return
+
+    supervised(stand_in(tmp_path, startup_seconds=10.0), work)
+
+
 def test_a_death_at_the_start_is_one_line_with_its_last_words(tmp_path: Path):
     server = stand_in(tmp_path, "dies")
     with pytest.raises(EngineDead, match=r"exit code 1 .*: ValueError: no such weights; see .*vllm\.log"):

@@ -40,6 +40,13 @@ def test_sqlite(script: str, text: str):
     assert described(script) == text
 
 
+@pytest.mark.parametrize("word", ["any", "case", "constraint", "current_date", "exclude", "like", "null", "unique"])
+@pytest.mark.parametrize("kind", ["", " TEXT"])
+def test_a_column_by_a_word_of_the_grammar_is_still_a_column(word: str, kind: str):
+    text = described(f'CREATE TABLE t ("{word}"{kind}, b TEXT)')
+    assert [column.name for column in parse_schema(text).tables[0].columns] == [word, "b"]
+
+
 def test_only_the_tables_asked_for():
     assert described("CREATE TABLE a (x INT); CREATE TABLE B (y INT)", frozenset({"b"})) == "CREATE TABLE B (y INT);"
 
@@ -62,6 +69,7 @@ def test_too_many_tables():
          'CREATE TABLE t_2020 ("First Name" TEXT, "a ""b""" INTEGER, column_3 INTEGER, a INTEGER, A_5 INTEGER);'),
         ("zip\n01234\n99999\n", "x", "CREATE TABLE x (zip TEXT);"),
         ("only", "", "CREATE TABLE t_data (only TEXT);"),
+        ("a\tb\n1\t2\n", "rows.TSV", "CREATE TABLE rows (a INTEGER, b INTEGER);"),
     ],
 )  # fmt: skip
 def test_csv(csv: str, name: str, text: str):

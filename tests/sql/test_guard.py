@@ -155,6 +155,29 @@ def test_a_column_of_a_table_that_is_not_read_is_no_string(guard: Guard):
     assert [found.code for found in guard.check('SELECT "no_such" FROM singer').reasons] == ["unknown_column"]
 
 
+@pytest.mark.parametrize(
+    ("query", "valid"),
+    [
+        ("SELECT oid FROM singer", False),
+        ("SELECT s.oid FROM singer s JOIN orders o ON s.id = o.oid", False),
+        ("SELECT oid FROM orders", True),
+        ("SELECT o.OID FROM singer s JOIN orders AS o ON s.id = o.oid ORDER BY oid", True),
+        ("SELECT id AS oid FROM singer ORDER BY oid", True),
+        ("SELECT id FROM singer s WHERE EXISTS (SELECT 1 FROM orders o WHERE o.oid = s.id)", True),
+        ("WITH x AS (SELECT * FROM orders) SELECT oid, x.oid FROM x", True),
+        ("SELECT x.rowid FROM (SELECT id AS rowid FROM singer) x", True),
+    ],
+)
+def test_a_row_id_is_a_column_only_of_a_table_that_declares_it(query: str, valid: bool):
+    schema = "CREATE TABLE singer (id INT, name TEXT); CREATE TABLE orders (oid INT, total REAL)"
+    assert [reason.code for reason in check(query, schema).reasons] == ([] if valid else ["unknown_column"])
+
+
+def test_no_string_is_partitioned_by(guard: Guard):
+    checked = guard.check('SELECT name, rank() OVER (PARTITION BY "department" ORDER BY name) FROM singer')
+    assert [reason.code for reason in checked.reasons] == ["unknown_column"]
+
+
 def test_untrusted_text_is_not_logged(guard: Guard, caplog: pytest.LogCaptureFixture):
     assert not guard.check("WITH d AS (EXPLAIN SELECT 'secret') SELECT * FROM d").valid
     assert not caplog.records

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from text2sql.cli.options import Verbose, guarded
+from text2sql.errors import ConfigError
 from text2sql.progress import working
 
 
@@ -57,12 +58,12 @@ def serve(
         "engine": engine,
         "api_keys": api_keys,
         "database": database,
-        "vllm_arguments": [word for argument in vllm_arg or () for word in shlex.split(argument)] or None,
     }
 
     def work() -> int:
         from text2sql.serving.settings import assignments, server_settings
 
+        given["vllm_arguments"] = [word for argument in vllm_arg or () for word in _words(argument)] or None
         settings = server_settings(given | assignments(overrides or []))
         if mode is Mode.LOCAL:
             return int(import_module("text2sql.serving.repl").run(settings))
@@ -76,3 +77,11 @@ def serve(
         return serve_api(settings)
 
     guarded(work, verbose)
+
+
+def _words(argument: str) -> list[str]:
+    """As a shell splits them."""
+    try:
+        return shlex.split(argument)
+    except ValueError as error:
+        raise ConfigError([f"--vllm-arg {argument!r}: {str(error).lower()}; quote it as for a shell"]) from None

@@ -66,7 +66,8 @@ def create_app(
         app.add_exception_handler(kind, _told)
     app.add_exception_handler(HTTPException, _told_http)
     app.add_exception_handler(RequestValidationError, _told_fields)
-    hosts = settings.allowed_hosts or (LOOPBACK if app.state.keys is None and settings.on_loopback else ())
+    private = app.state.keys is None and settings.on_loopback
+    hosts = settings.allowed_hosts or (LOOPBACK | {settings.host} if private else ())  # it may be another 127.…
     limits = {"": settings.max_body_bytes, "/schema": settings.max_upload_bytes}
     app.add_middleware(Intake, hosts=hosts, limits=limits)
     app.add_middleware(Observe, metrics=service.metrics, version=settings.model_version)

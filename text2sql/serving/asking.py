@@ -43,6 +43,7 @@ class Asking:
             if first:
                 raise
             return []
+        self._service.metrics.generated(found)
         self._usage.add(found[0].prompt_tokens, sum(completion.completion_tokens for completion in found))
         for completion in found:
             self._finished.setdefault(completion.text, completion.finish_reason)

@@ -21,12 +21,13 @@ def parse_rate(text: str) -> RateLimitItem:
     Raises:
         ValueError: it is none.
     """
-    from limits import parse
+    from limits import parse_many
 
     try:
-        return parse(text)
+        [rate] = parse_many(text)  # of several, `parse` would take the first and say nothing
     except ValueError:
-        raise ValueError(f"{text!r} is no rate; write for instance 60/minute") from None
+        raise ValueError(f"{text!r} is no rate; write one, for instance 60/minute") from None
+    return rate
 
 
 class RateLimits:

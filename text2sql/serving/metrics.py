@@ -33,7 +33,7 @@ class Metrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self.rejects = Counter(
-            "text2sql_rejects", "Requests and streams that ended in an error, by its code.", ("code",),
+            "text2sql_rejects", "Requests, streams and a batch's questions that ended in an error, by code.", ("code",),
             registry=self.registry,
         )  # fmt: skip
         self.tokens = Counter("text2sql_tokens", "Tokens read and generated.", ("kind",), registry=self.registry)

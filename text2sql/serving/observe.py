@@ -47,8 +47,8 @@ class Record:
     request_id: str
     started: float = field(default_factory=time.perf_counter)
     status: int = 0
-    code: str | None = None
-    """The error's, of a stream too, whose status was 200."""
+    codes: list[str] = field(default_factory=list)
+    """The errors', of a stream and of a batch's questions too, whose status was 200."""
     told: dict[str, Any] = field(default_factory=dict)
     """More for the log; nothing of the users'."""
     cache_salt: str | None = None
@@ -61,7 +61,7 @@ class Record:
 
     def failed(self, problem: Problem) -> None:
         """It ends in an error, or its stream, or a question of its batch does."""
-        self.code = problem.code
+        self.codes.append(problem.code)
         if problem.cause:
             self.told["cause"] = problem.cause
 
@@ -106,7 +106,7 @@ class Observe:
             await self._app(scope, receive, send_with_headers)
         except Exception:
             logger.exception("a fault of the server")
-            record.code = record.code or "internal_error"
+            record.codes = record.codes or ["internal_error"]
             if not record.status:
                 problem = Problem(500, "internal_error", "a fault of the server; its log has the request ID")
                 await JSONResponse(problem.to_dict(), 500)(scope, receive, send_with_headers)
@@ -120,12 +120,12 @@ class Observe:
         milliseconds = record.milliseconds
         self._metrics.requests.labels(route, method, status).inc()
         self._metrics.seconds.labels(route).observe(milliseconds / 1000)
-        if record.code:
-            self._metrics.rejects.labels(record.code).inc()
+        for code in record.codes:
+            self._metrics.rejects.labels(code).inc()
         logger.log(
             logging.DEBUG if route in _QUIET and (status < 400 or status == 503) else logging.INFO,
             "request",
             extra={"method": method, "route": route, "status": status, "ms": milliseconds}
-            | ({"code": record.code} if record.code else {})
+            | ({"code": record.codes[-1]} if record.codes else {})
             | record.told,
         )

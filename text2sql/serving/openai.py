@@ -123,6 +123,7 @@ async def _chunks(
     async with service.work():
         await service.usable(schema, "messages")
         done = await service.stream(service.prompt(schema, question), options, tell)
+        service.metrics.generated([done])
         checked = _as_streamed(await service.guard.check(done.text, schema), done.text)
     service.count(checked.valid, checked.reasons, False, record)
     service.log_content(question, schema, checked.sql)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from text2sql.errors import OutputError, SqlError, Text2SQLError
+from text2sql.errors import DataError, OutputError, SqlError, Text2SQLError
 from text2sql.serving.cells import to_csv
 from text2sql.serving.databases import caution, shown
 from text2sql.serving.explain import explain
@@ -169,7 +169,7 @@ class Repl:
         if not name:
             self._screen.say(self._schema or "there is no schema yet: /schema FILE")
             return
-        self._take_schema(self._session.schema_of(Path(_path(name))))
+        self._take_schema(self._session.schema_of(_path(name)))
 
     def _use_database(self, where: str) -> None:
         if not where:
@@ -178,7 +178,7 @@ class Repl:
             self._session.use_database(None)
             self._screen.say("answers are run nowhere")
         else:
-            where = where if "://" in where else str(Path(_path(where)).expanduser())
+            where = where if "://" in where else str(_path(where))
             self._take_schema(self._session.use_database(where))
             self._screen.say(f"answers are run on {shown(where)}, read-only")
             if said := caution(where):
@@ -197,7 +197,7 @@ class Repl:
             raise SqlError("there are no rows to save yet; give a database, /db FILE, and ask a question")
         if not name:
             raise SqlError("/csv takes the file to write, such as /csv rows.csv")
-        path = Path(_path(name)).expanduser()
+        path = _path(name)
         try:
             with path.open("x", encoding="utf-8-sig", newline="") as file:  # the mark is for Excel
                 file.write(to_csv(result.columns, result.rows))
@@ -213,7 +213,7 @@ class Repl:
 
     def _choose_n(self, number: str) -> None:
         if number:
-            if not number.isdecimal() or not 1 <= int(number[:9]) <= MAX_CANDIDATES:
+            if not number.isdecimal() or len(number) > 9 or not 1 <= int(number) <= MAX_CANDIDATES:
                 raise SqlError(f"/n takes a number from 1 to {MAX_CANDIDATES}, not {number[:40]!r}")
             self._n = int(number)
         self._screen.say(f"candidates: {self._n}")
@@ -235,10 +235,20 @@ def _is_whole(ddl: str) -> bool:
     return ddl.rstrip().endswith(";") or 0 < ddl.count("(") <= ddl.count(")")
 
 
-def _path(text: str) -> str:
-    """A file name as typed: quoted or not, with blanks or without."""
+def _path(text: str) -> Path:
+    """A file name as typed: quoted or not, with blanks or without, from a home folder (~) or not.
+
+    Raises:
+        DataError: there can be no such file.
+    """
     try:
         parts = shlex.split(text)
     except ValueError:
-        return text
-    return parts[0] if len(parts) == 1 else text
+        parts = []
+    name = parts[0] if len(parts) == 1 else text
+    if "\0" in name:
+        raise DataError(f"no file can be called {name[:80]!r}; leave the NUL out")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~nobody/…
+        raise DataError(f"{name[:80]}: nobody has such a home folder here; write the path out") from None

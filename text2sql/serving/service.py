@@ -59,7 +59,8 @@ class Service:
         self.created = int(time.time())
         self.failed: Text2SQLError | None = None
         """Why the engine did not start."""
-        self._described, self._describing = (0.0, ""), asyncio.Lock()
+        self._described = (0.0, "")
+        self._look: asyncio.Task[None] | None = None
         self._unwell: str | None = None
         """What is wrong with the engine, as last seen."""
 
@@ -167,14 +168,13 @@ class Service:
         return [(said[text], asking.finished(said[text].text)) for text in texts]
 
     async def generate(self, prompt: str, options: Options) -> list[Completion]:
-        """Ask the engine for one prompt, and count."""
+        """Ask the engine for one prompt; the tokens are the caller's to count."""
         self._sent(options.n)
         [found] = await self.served.engine.generate([prompt], options)
-        self.metrics.generated(found)
         return found
 
     async def stream(self, prompt: str, options: Options, tell: Tell) -> Completion:
-        """One completion, told as it grows, and count."""
+        """One completion, told as it grows; the tokens are the caller's to count."""
         self._sent(1)
         done: Completion | None = None
         async with self.served.engine.stream(prompt, options) as chunks:
@@ -184,7 +184,6 @@ class Service:
                 done = chunk.completion
         if done is None:
             raise EngineDead("the engine ended in the middle of an answer")
-        self.metrics.generated([done])
         return done
 
     def prompt(self, schema: str, question: str) -> str:
@@ -201,10 +200,20 @@ class Service:
         where = self.settings.database
         if where is None:
             raise Problem(404, "no_database", "this server has no database; send schema_text")
-        async with self._describing:  # questions that come together are answered by one look
-            if time.monotonic() > self._described[0]:
-                self._described = (time.monotonic() + _DESCRIBED_SECONDS, await self.guard.describe(where))
-            return self._described[1]
+        if time.monotonic() > self._described[0]:
+            if self._look is None:
+                self._look = asyncio.create_task(self._look_at(where))
+                self._look.add_done_callback(_retrieved)
+            # Who comes meanwhile shares its end, a failure too: one look each, in turn, would take minutes.
+            await asyncio.shield(self._look)
+        return self._described[1]
+
+    async def _look_at(self, where: str) -> None:
+        try:
+            found = await self.guard.describe(where)
+            self._described = (time.monotonic() + _DESCRIBED_SECONDS, found)
+        finally:
+            self._look = None
 
     def count(self, valid: bool, reasons: Sequence[Reason | Fault], repaired: bool, record: Record) -> None:
         """Count what the guard said of an answer."""
@@ -259,6 +268,12 @@ class Service:
 
     async def _run(self, where: str, sql: str) -> Cells:
         return await self.guard.run(where, sql, Limits(self.settings.query_seconds, self.settings.query_rows))
+
+
+def _retrieved(look: asyncio.Task[None]) -> None:
+    """Where nobody waits any longer, asyncio would log what it met as an exception that was never retrieved."""
+    if not look.cancelled():
+        look.exception()
 
 
 def tokens_allowed(service: Service, asked: int | None) -> int:

@@ -103,7 +103,7 @@ class _Stream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         finally:
             if not self._task.done():
-                self._record.code = "client_gone"
+                self._record.codes.append("client_gone")
             await _end(self._task)
 
 

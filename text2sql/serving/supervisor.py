@@ -168,7 +168,7 @@ class VllmServer:
     async def _wait_until_healthy(self, process: asyncio.subprocess.Process) -> None:
         begun = time.monotonic()
         told = 0.0
-        async with httpx.AsyncClient(base_url=self.url, timeout=2.0) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=2.0, trust_env=False) as client:
             while (waited := time.monotonic() - begun) < self.options.startup_seconds:
                 if process.returncode is not None:
                     raise EngineDead(

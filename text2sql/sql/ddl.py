@@ -17,6 +17,11 @@ _TYPE = re.compile(r"\s*[A-Za-z]\w*(?:\s*\([^()]*\))?")
 _CONSTRAINT = re.compile(
     _BLANK + r"(?:PRIMARY|FOREIGN|UNIQUE|CHECK|CONSTRAINT|KEY|INDEX|LIKE|EXCLUDE)\b", re.IGNORECASE | re.DOTALL
 )
+_NO_NAMES = frozenset(
+    """ANY CASE CONSTRAINT CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP EXCLUDE LIKE NOT NULL SELECT UNIQUE WITH
+    """.split()  # noqa: SIM905
+)
+"""Words that the parser takes for something else than the name of a column, typed or not."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def unquoted(name: str) -> str:
 
 def quoted(name: str) -> str:
     """A name as DDL needs it: plain where that can be, else in double quotes."""
-    plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)
+    plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) and name.upper() not in _NO_NAMES
     return name if plain else exp.to_identifier(name, quoted=True).sql(dialect="sqlite")
 
 

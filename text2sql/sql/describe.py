@@ -140,7 +140,8 @@ def schema_of_csv(text: str, name: str = "data") -> Schema:
         rows.pop()  # cut in the middle
     header, cells = rows[0][:MAX_COLUMNS], rows[1:]
     columns = [Column(n, _sniffed(row[i] for row in cells if i < len(row))) for i, n in enumerate(_unique(header))]
-    plain = re.sub(r"\W+", "_", name.rpartition("/")[2].removesuffix(".csv"), flags=re.ASCII).strip("_")[:60]
+    stem = re.sub(r"\.[ct]sv$", "", name.rpartition("/")[2], flags=re.IGNORECASE)
+    plain = re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_")[:60]
     return Schema((Table(plain if plain and not plain[0].isdigit() else f"t_{plain or 'data'}", tuple(columns)),))
 
 

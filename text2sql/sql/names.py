@@ -78,7 +78,7 @@ def adheres_to(sql: str, context: str) -> bool:
 
 
 def stands_for_a_column(text: exp.Expr, names: frozenset[str]) -> bool:
-    """Whether a string would make no sense there: selected, sorted or grouped by, aggregated, opposite a literal."""
+    """Whether a string makes no sense there: selected, sorted, grouped or parted by, aggregated, opposite a literal."""
     node, parent = text, text.parent
     while isinstance(parent, exp.Paren | exp.Distinct):
         node, parent = parent, parent.parent
@@ -86,6 +86,8 @@ def stands_for_a_column(text: exp.Expr, names: frozenset[str]) -> bool:
         return True
     if isinstance(parent, exp.AggFunc):
         return node is parent.this
+    if isinstance(parent, exp.Window):
+        return node.arg_key == "partition_by"
     if isinstance(parent, exp.Between | exp.In) and node is parent.this:
         opposite = [parent.args.get("low"), parent.args.get("high"), *parent.expressions]
     elif isinstance(parent, exp.Binary):

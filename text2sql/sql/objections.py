@@ -94,7 +94,7 @@ class Objections:
     def to_what_sqlite_forgives(self) -> Iterator[Reason]:
         """What it let pass and the schema does not have: text in double quotes that is no string, and row ids."""
         for column in self._tree.find_all(exp.Column):
-            if column.name.lower() in _SYSTEM_COLUMNS and not self._has(column.name):
+            if column.name.lower() in _SYSTEM_COLUMNS and not self._is_given(column):
                 yield self._unknown_column(column.name, column)
         for invented in self._invented:
             if invented.is_read_as_text:
@@ -108,9 +108,19 @@ class Objections:
             if not _is_compared_with_a_column(text) and any(_is_misspelling(text.name.lower(), c) for c in columns):
                 yield self._unknown_column(text.name, text)
 
-    def _has(self, name: str) -> bool:
-        """Whether the schema, or the query itself, gives something that name."""
-        return name.lower() in column_names(self._tree, self._schema)
+    def _is_given(self, column: exp.Column) -> bool:
+        """Whether a table in reach, or the query itself, gives something the name of a row id: every table has one."""
+        name, qualifier = column.name.lower(), column.table.lower()
+        if not qualifier and name in column_names(self._tree, Schema(())):
+            return True
+        somewhere = name in column_names(self._tree, self._schema)
+        scope = self._scopes.of(column)
+        while scope is not None:
+            tables = [table for alias, table in scope.sources.items() if qualifier in ("", alias)]
+            if any(table.column(name) if table else somewhere for table in tables):
+                return True
+            scope = scope.parent
+        return False
 
     def _tables(self) -> list[Table]:
         """The tables of the schema that the query reads, each once."""

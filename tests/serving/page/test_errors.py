@@ -25,6 +25,10 @@ def test_a_key_is_asked_for_and_kept_for_this_tab(engine: GatedEngine, tmp_path:
         page.fill("#key", "t2s_wrong")
         page.keyboard.press("Enter")
         page.wait_for_selector("#key-words.no:has-text('does not know this key')")
+        page.fill("#key", "t2s_1f2e3d\u2026")  # no header can hold it
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#key-dialog[open]")
+        assert page.is_hidden("#problem")
         page.fill("#key", f" {text}\n")
         page.keyboard.press("Enter")
         page.wait_for_selector("#answer .facts")

@@ -38,6 +38,31 @@ def test_history_is_kept_recalled_cleared_and_switched_off(server: Running, look
     assert page.locator("#history li").count() == 0
 
 
+def test_two_tabs_keep_one_history(server: Running, look: Open):
+    seen = look(server)
+    other = seen.page.context.new_page()
+    other.goto(server.url)
+    other.wait_for_selector(".server.ready")
+    seen.answered("Who is older than 30?", SINGERS)
+    other.wait_for_selector("#history li")
+    other.fill("#question", "Something hopeless")
+    other.fill("#schema", SINGERS)
+    other.click("#submit")
+    other.wait_for_selector("#answer .facts")
+    seen.page.wait_for_selector("#history li >> nth=1")
+    seen.page.reload()
+    assert seen.page.locator("#history li").count() == 2
+    seen.page.click("#clear")
+    other.wait_for_selector("#history li", state="detached")
+    other.click("#submit")
+    other.wait_for_selector("#history li")
+    assert other.locator("#history li").count() == 1  # what was cleared does not come back
+    seen.page.uncheck("#keep")
+    other.wait_for_selector("#keep:not(:checked)")
+    assert other.locator("#history li").count() == 1  # of this visit
+    other.close()
+
+
 def test_a_spoilt_or_missing_store_does_no_harm(server: Running, look: Open):
     seen = look(server)
     seen.page.evaluate(

@@ -54,7 +54,11 @@ function problemSaid(error, status, headers) {
 /** A request with the key; raises Problem for every answer that is none, and AbortError. */
 async function send(path, options = {}) {
   const headers = new Headers(options.headers);
-  if (key.get()) headers.set("Authorization", `Bearer ${key.get()}`);
+  try {
+    if (key.get()) headers.set("Authorization", `Bearer ${key.get()}`);
+  } catch { // of characters that no header holds, so it is nobody's
+    throw new Problem({title: WORDS[401][0], words: WORDS[401][1](), status: 401, code: "invalid_api_key"});
+  }
   let response;
   try {
     response = await fetch(path, {...options, headers, cache: "no-store"});

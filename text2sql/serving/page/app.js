@@ -283,6 +283,7 @@ function wire() {
   on("key-forget", "click", () => { key.set(""); afterKey = null; find("key-dialog").close(); connect(); });
   on("key-form", "submit", (event) => { event.preventDefault(); if (find("key").value.trim()) { find("key-dialog").close(); keyGiven(); } });
   addEventListener("pagehide", saveDraft);
+  addEventListener("storage", (event) => { if (history.changed(event.key)) showHistory(); });
   dropping();
 }
 

@@ -50,6 +50,11 @@ export const history = {
     entries = [{...entry, schema}, ...this.all().filter((e) => !same(e))].slice(0, ENTRIES);
     save();
   },
+  /** Whether what another tab has stored under a name (null: it emptied the store) changes what is listed here. */
+  changed(name) {
+    if ((name === HISTORY || name === null) && this.kept) entries = null; // or this tab would write over it
+    return name === HISTORY || name === KEEP || name === null;
+  },
   clear() {
     entries = [];
     write("localStorage", HISTORY, null);
