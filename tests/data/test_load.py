@@ -49,6 +49,23 @@ def test_every_format_gives_the_same_rows(tmp_path, ending):
     assert set(loaded["__problem__"]) == {""}
 
 
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
+def test_a_byte_order_mark_is_no_part_of_the_rows(tmp_path, ending):
+    path = write(tmp_path / f"rows.{ending}", ROWS)
+    text = path.read_text()
+    if ending == "jsonl":  # of several types, so that the slow reader is asked
+        text += json.dumps({**ROWS[0], "question": 1}) + "\n"
+    path.write_text(text, encoding="utf-8-sig")
+    assert load_rows(section(path))["question"][:20] == [row["question"] for row in ROWS]
+
+
+def test_a_text_that_was_cut_within_a_character_is_set_to_null_and_named(tmp_path):
+    rows = [{**ROWS[0], "question": "How many \ud83d?", "source": "\ud83d"}, ROWS[1]]
+    loaded = load_rows(section(write(tmp_path / "rows.jsonl", rows)))
+    assert loaded["question"] == [None, ROWS[1]["question"]]
+    assert loaded["__problem__"][0].startswith("question holds half of a surrogate pair")
+
+
 def test_columns_by_other_names(tmp_path):
     renamed = [{"q": r["question"], "schema": r["context"], "sql": r["answer"]} for r in ROWS]
     path = write(tmp_path / "rows.jsonl", renamed)
@@ -140,6 +157,16 @@ def ragged_csv(path):
     return "not a regular CSV file"
 
 
+def twice_csv(path):
+    path.write_text("question,context,answer,answer\na,b,c,d\n")
+    return "more than one column is called answer; rename the others"
+
+
+def null_lines(path):
+    path.write_text("null\n" + json.dumps(ROWS[0]) + "\n")
+    return "line 1: no object but NoneType null"
+
+
 def latin1(path):
     path.write_bytes('{"question": "caf\u00e9", "context": [1], "answer": ""}\n'.encode("latin-1"))
     return "not UTF-8"
@@ -161,6 +188,8 @@ def number_array(path):
         ("jsonl", broken_jsonl),
         ("parquet", truncated_parquet),
         ("csv", ragged_csv),
+        ("csv", twice_csv),
+        ("jsonl", null_lines),
         ("jsonl", latin1),
         ("jsonl", number_lines),
         ("json", number_array),

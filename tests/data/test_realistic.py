@@ -58,6 +58,16 @@ def test_nothing_is_added_that_the_question_could_mean(rich):
             assert not {part.rstrip("s") for text in added for part in text.lower().split("_")} & words
 
 
+def test_words_of_any_script_are_words():
+    context, answer = "CREATE TABLE покупка (дата TEXT)", "SELECT дата FROM покупка"
+    asked = {"question": "Когда была покупка?", "context": "CREATE TABLE haus (größe INT)", "answer": "SELECT 1"}
+    other = {"question": "?", "context": context, "answer": answer}
+    found = [realistic([asked, other], RealisticSection(distractor_tables=1), seed)["context"][0] for seed in range(4)]
+    assert set(found) == {asked["context"]}
+    found = [realistic([asked, other], RealisticSection(distractor_columns=1), seed)["context"][0] for seed in range(4)]
+    assert "CREATE TABLE haus (größe INT, дата TEXT)" in found
+
+
 def test_the_same_seed_gives_the_same_whatever_the_order(rich):
     assert realistic(ROWS)["context"][:] == rich["context"][:]
     backwards = realistic(ROWS[::-1])

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.training_fixtures import splits, tiny_settings
 from text2sql.config import Settings, TrainingSection
@@ -61,6 +63,22 @@ def test_sigterm_is_handed_on_and_what_a_process_said_is_raised(
     monkeypatch.setattr(distributed, "torchrun", processes_of)
     with pytest.raises(TrainingInterrupted, match="stopped at step 3"):
         finetune_here(splits(), without_dropout(tiny_model, tmp_path, processes=2), tmp_path / "adapter")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_threads")
+def test_a_last_step_of_few_rows_has_none_of_them_twice(tiny_model: Path, tmp_path: Path) -> None:
+    """41 rows, 8 a step: one is left for the last, and the second process has nothing to teach there."""
+    trained = []
+    for count in (1, 2):
+        settings = without_dropout(tiny_model, tmp_path / str(count), count)
+        training = settings.training.model_copy(update={"max_steps": None, "num_train_epochs": 1})
+        settings = settings.model_copy(update={"training": training})
+        trained.append(finetune_here(splits(train=41), settings, tmp_path / str(count) / "adapter"))
+    one, two = (load_file(found.path / "adapter_model.safetensors") for found in trained)
+    assert [found.steps for found in trained] == [6, 6]
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-4)
 
 
 def test_the_first_error_is_the_cause_of_the_others(tmp_path: Path) -> None:

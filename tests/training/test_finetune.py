@@ -384,6 +384,12 @@ class TestEpochSampler:
         assert orders[0] != orders[1] != orders[2]
         assert self.order(0, seed=2, grouped=grouped) != orders[0]
 
+    @pytest.mark.parametrize(("multiple", "blanks"), [(1, 0), (17, 0), (8, 5)])
+    def test_what_is_missing_from_the_last_batch_of_all_processes_is_blank(self, multiple: int, blanks: int) -> None:
+        sampler = EpochSampler(self.LENGTHS, 8, 1, True, multiple)
+        assert list(sampler) == self.order(0) + [1003] * blanks
+        assert len(sampler) == 1003 + blanks
+
     def test_the_order_does_not_depend_on_the_global_generator(self) -> None:
         torch.manual_seed(1)
         first = self.order(1)

@@ -97,6 +97,19 @@ def test_embeddings_grow_only_for_a_new_token(settings: Settings) -> None:
     assert grown.config.pad_token_id == tokenizer.pad_token_id == rows
 
 
+def test_a_new_token_is_the_same_whenever_a_model_is_loaded(settings: Settings) -> None:
+    tokenizer = load_tokenizer(settings.model)
+    tokenizer.add_special_tokens({"pad_token": "<new>"})
+    torch.manual_seed(1)
+    trained = load_base(settings.model, settings.training, tokenizer)
+    torch.manual_seed(2)
+    merged = load_base(settings.model, settings.training, tokenizer)
+    assert torch.equal(trained.get_output_embeddings().weight, merged.get_output_embeddings().weight)
+    assert torch.equal(trained.get_input_embeddings().weight, merged.get_input_embeddings().weight)
+    logits = merged(torch.tensor([tokenizer("SELECT age FROM ship")["input_ids"]])).logits[0].float()
+    torch.testing.assert_close(logits[:, -1], logits[:, :-1].mean(1), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "offline", "message"),
     [

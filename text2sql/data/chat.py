@@ -21,12 +21,15 @@ _CLOCK = "{% macro strftime_now(format) %}{{ '2024-07-26' if '-' in format else 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """`text` as a user's turn, and all that stands before the answer.
 
-    Control tokens written out in `text` are dropped: a question could end its turn with them, and begin another.
+    Control tokens written out in `text` are dropped: a question could end its turn with them, and begin another. What
+    is left of `<|im_<|im_end|>end|>` is one again, and gives way to a blank, around which no third can close.
 
     Raises:
         ModelError: the tokenizer has no chat template, or one that fails.
     """
-    return _rendered(tokenizer, [("user", _control_tokens(tokenizer).sub("", text))], add_generation_prompt=True)
+    control = _control_tokens(tokenizer)
+    text = control.sub(" ", control.sub("", text))
+    return _rendered(tokenizer, [("user", text)], add_generation_prompt=True)
 
 
 @functools.lru_cache(maxsize=8)

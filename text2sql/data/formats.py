@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -81,9 +82,13 @@ def _read_json(path: Path, texts: Collection[str]) -> pa.Table:
     from pyarrow import json as arrow_json
 
     with path.open("rb") as file:
-        array = file.read(64).lstrip()[:1] == b"["
+        array = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+        file.seek(0)
+        nulls = not array and any(line.rstrip() == b"null" for line in file)
     if array:
         return _table_of(_read_array(path), texts)
+    if nulls:  # a block that begins with one ends the process in Arrow's reader
+        return _table_of(_read_lines(path), texts)
     try:
         table = arrow_json.read_json(path)
         table.validate(full=True)  # the reader takes bytes that are not UTF-8
@@ -95,7 +100,7 @@ def _read_json(path: Path, texts: Collection[str]) -> pa.Table:
 
 def _read_array(path: Path) -> list[Mapping[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({first_line(error)}); mend it there") from None
     for position, row in enumerate(rows):
@@ -106,7 +111,7 @@ def _read_array(path: Path) -> list[Mapping[str, Any]]:
 
 def _read_lines(path: Path) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:  # Windows likes to begin with a byte order mark
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -135,14 +140,25 @@ def _table_of(rows: list[Mapping[str, Any]], texts: Collection[str]) -> pa.Table
 
 def _as_text(value: Any, strict: bool) -> str | None:
     if isinstance(value, list) and not strict:
-        return json.dumps(value, ensure_ascii=False)
-    return value if isinstance(value, str) else None
+        value = json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) and not _is_cut(value) else None
 
 
 def _problems(row: Mapping[str, Any], texts: Collection[str]) -> Iterable[str]:
     for name in row:
         if name in texts and row[name] is not None and not isinstance(row[name], str):
             yield f"{name} is {_show(row[name])}, not text"
+        elif name in texts and _is_cut(row[name]):
+            yield f"{name} holds half of a surrogate pair, which is no character"
+
+
+def _is_cut(text: str | None) -> bool:
+    """Whether a text was cut within a character, as JSON's escapes allow; no UTF-8 can hold it."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _show(value: object) -> str:

@@ -51,6 +51,9 @@ SUMMARY = "summary.json"
 """The file of a prepared folder that tells how it was made."""
 _FIXED = ("subset_fraction", "train_ratio", "val_ratio", "test_ratio", "split", "schema_overlap", "seed", "realistic")
 
+_OTHERS = ("construct", "database", "source", "accepted")
+"""Columns that are read where a source has them."""
+
 
 def load_rows(data: DataSection) -> Dataset:
     """The configured rows, or the configured share of them, in their own order.
@@ -191,6 +194,9 @@ def _canonical(table: pa.Table, data: DataSection, source: str) -> pa.Table:
             f"{source}: no column {', '.join(missing)} among {', '.join(map(str, table.column_names))}; "
             "set data.question_column, data.context_column and data.answer_column"
         )
+    twice = [name for name in (*wanted.values(), *_OTHERS) if table.column_names.count(name) > 1]
+    if twice:
+        raise DataError(f"{source}: more than one column is called {twice[0]}; rename the others")
     empty = pa.array([""] * table.num_rows)
     problem = table[PROBLEM] if PROBLEM in table.column_names else empty
     columns: dict[str, Any] = {}

@@ -104,7 +104,7 @@ def _stripped(table: TableText) -> TableText:
 
 def _stems(text: str) -> set[str]:
     """Words of a text without their plural s; a column name gives its parts."""
-    return {word.rstrip("s") for word in re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower())}
+    return {word.rstrip("s") for word in re.findall(r"[^\W\d_]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower())}
 
 
 def _with_columns(

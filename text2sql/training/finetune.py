@@ -26,13 +26,13 @@ from text2sql.training.activations import choose_activations
 from text2sql.training.arguments import MUON, choose_optimizer, describe, muon, trainer_arguments
 from text2sql.training.callbacks import ProgressCallback, RunCallback, SpeedCallback, history, tell
 from text2sql.training.checkpoints import CheckpointStore, StopRequest, fingerprint, trained_steps, writing
-from text2sql.training.distributed import first_alone, is_first, join
+from text2sql.training.distributed import first_alone, is_first, join, processes, share_of_step
 from text2sql.training.frozen import dequantize_once, fold_adapters
 from text2sql.training.liger import check_liger, use_liger
 from text2sql.training.model import fetch, load_base, load_tokenizer, quiet, training_device
 from text2sql.training.packing import check_packing
 from text2sql.training.tokens import SUFFIX, tokenize
-from text2sql.training.trainer import CPU_TOKENS, AdapterTrainer, EpochSampler, save_adapter
+from text2sql.training.trainer import CPU_TOKENS, AdapterTrainer, EpochSampler, save_adapter, with_blank
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,9 @@ def build_trainer(
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     sampler = None
     if not training.packing:
-        sampler = EpochSampler(train["length"][:], batch, training.seed, training.group_by_length)
+        at_once = share_of_step(training, processes())[0] * processes() if processes() > 1 else 1
+        sampler = EpochSampler(train["length"][:], batch, training.seed, training.group_by_length, at_once)
+        train = with_blank(train, int(tokenizer.pad_token_id)) if sampler.blanks else train
     speed, progress = SpeedCallback(), ProgressCallback()
     trainer = AdapterTrainer(
         model=model,

@@ -233,7 +233,7 @@ def _load(name: str, tokenizer: PreTrainedTokenizerBase | None, **options: Any) 
     if tokenizer is None:
         return model  # type: ignore[no-any-return]
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _grow(model, len(tokenizer))
     for config in (model.config.get_text_config(), model.generation_config):
         config.pad_token_id = tokenizer.pad_token_id
         config.bos_token_id = tokenizer.bos_token_id
@@ -242,6 +242,20 @@ def _load(name: str, tokenizer: PreTrainedTokenizerBase | None, **options: Any) 
         if tokenizer.eos_token_id not in ends:
             config.eos_token_id = [*ends, tokenizer.eos_token_id] if ends else tokenizer.eos_token_id
     return model  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _grow(model: Any, count: int) -> None:
+    """Give new tokens the mean of all others, in embeddings and head.
+
+    Rows drawn at random would be others when a run goes on, and when its adapter is merged; and a random row can score
+    above all others where these score far below zero, as GPT-2's do.
+    """
+    before = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(count, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for tensor in layer.parameters():
+            tensor[before:] = tensor[:before].float().mean(0).to(tensor.dtype)
 
 
 def check_folder(model: ModelSection) -> None:

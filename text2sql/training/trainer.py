@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset, concatenate_datasets
 from torch import nn
 from torch.utils.data import Sampler
 from transformers import TrainerState
@@ -36,8 +38,13 @@ class EpochSampler(Sampler[int]):
     resumed run would see other batches than one never killed; and its steps run from long to short rows.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, grouped: bool) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, grouped: bool, multiple: int = 1) -> None:
+        """The order is filled up to a `multiple` with the place behind the last row, where `with_blank` puts a blank.
+
+        Processes that share the last batch would otherwise be given rows a second time.
+        """
         self.lengths = lengths
+        self.blanks = -len(lengths) % multiple
         self.batch_size = batch_size
         self.seed = seed
         self.grouped = grouped
@@ -47,9 +54,12 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self.blanks
 
     def __iter__(self) -> Iterator[int]:
+        return chain(self._order(), repeat(len(self.lengths), self.blanks))
+
+    def _order(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         if not self.grouped:
@@ -62,6 +72,12 @@ class EpochSampler(Sampler[int]):
         partial = [batches.pop()] if len(batches[-1]) < self.batch_size else []  # only the last batch may be short
         shuffled = torch.randperm(len(batches), generator=generator).tolist()
         return iter([row for batch in [*(batches[i] for i in shuffled), *partial] for row in batch])
+
+
+def with_blank(rows: Dataset, token: int) -> Dataset:
+    """The rows, and behind them one that teaches nothing: a single token without loss."""
+    blank = {"input_ids": [[token]], "labels": [[IGNORED]], "length": [1]}
+    return concatenate_datasets([rows, Dataset.from_dict(blank, features=rows.features)])
 
 
 def split_batch(batch: dict[str, torch.Tensor], tokens: int) -> list[dict[str, torch.Tensor]]:
