@@ -75,6 +75,13 @@ def test_chat_completion(client: openai.OpenAI, server: tuple[Running, str]):
     assert "You write SQL" not in server[0].engine.prompts[-1]
 
 
+def test_a_seed_may_be_any_number_of_64_bits(client: openai.OpenAI, server: tuple[Running, str]):
+    ask(client, "How many?", seed=-1)
+    assert server[0].engine.options[-1].seed == 2**63 - 1
+    with pytest.raises(openai.UnprocessableEntityError, match="seed"):
+        ask(client, "How many?", seed=2**63)
+
+
 def test_schema_may_stand_in_the_question(client: openai.OpenAI, server: tuple[Running, str]):
     content = [{"type": "text", "text": f"{SINGERS}\nHow many singers?"}]
     found = client.chat.completions.create(model="sql-model", messages=[{"role": "user", "content": content}])

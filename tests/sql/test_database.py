@@ -196,6 +196,15 @@ def test_columns_hold_what_their_declaration_allows(seed: int):
     assert set(column(database, "SELECT chosen FROM head")) <= {0, 1}
 
 
+@pytest.mark.parametrize("seed", range(16))
+def test_columns_that_are_unique_hold_no_value_twice(seed: int):
+    context = "CREATE TABLE head (name VARCHAR, mail VARCHAR UNIQUE, code INT, UNIQUE (code), UNIQUE (name, code))"
+    database = filled("SELECT COUNT(DISTINCT mail) FROM head WHERE mail <> 'a' AND code > 7", seed, context)
+    for name in ("mail", "code"):
+        cells = column(database, f"SELECT {name} FROM head WHERE {name} IS NOT NULL")
+        assert len(cells) == len(set(cells)) > 0
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("end", ["2010-12-31", "2010-12-31 23:59:59", "2010-12-31%"])
 def test_dates_are_those_of_the_calendar(end: str, seed: int):

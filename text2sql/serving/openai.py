@@ -154,7 +154,7 @@ def _options(service: Service, asked: ChatRequest, record: Record) -> Options:
         temperature=asked.temperature or 0.0,
         top_p=1.0 if asked.top_p is None else asked.top_p,
         n=asked.n or 1,
-        seed=asked.seed,
+        seed=None if asked.seed is None else asked.seed % 2**63,  # a client may draw it from all 64 bits
         stop=tuple(stop),
         cache_salt=record.cache_salt,
     )

@@ -241,7 +241,7 @@ class _Filler:
         return bool(self._nulls) and key not in self._hints.ordered and not self._columns[key].required
 
     def _is_unique(self, key: Key) -> bool:
-        if self._columns[key].primary:
+        if self._columns[key].primary or self._columns[key].unique:
             return True
         if key in self._tied or self._columns[key].boolean:
             return False

@@ -31,6 +31,8 @@ class Column:
     references: tuple[str, str] | None = None
     required: bool = False
     """Declared NOT NULL."""
+    unique: bool = False
+    """Declared UNIQUE by itself."""
 
     @property
     def numeric(self) -> bool:
@@ -138,12 +140,14 @@ def _table(schema: exp.Schema) -> Table:
     ]
     if not columns:
         raise ParseError(f"table {name} has no columns")
-    primary: set[str] = set()
+    primary, unique = set[str](), set[str]()
     references: dict[str, tuple[str, str]] = {}
     for part in schema.expressions:
         node = part.expressions[0] if isinstance(part, exp.Constraint) and part.expressions else part
         if isinstance(node, exp.PrimaryKey) and len(node.expressions) == 1:
             primary.add(node.expressions[0].name.lower())
+        elif isinstance(node, exp.UniqueColumnConstraint) and len(node.this.expressions) == 1:
+            unique.add(node.this.expressions[0].name.lower())
         elif isinstance(node, exp.ForeignKey) and len(node.expressions) == 1:
             references[node.expressions[0].name.lower()] = _target(node.args.get("reference"))
     return Table(
@@ -153,6 +157,7 @@ def _table(schema: exp.Schema) -> Table:
                 column,
                 primary=column.primary or column.name.lower() in primary,
                 references=column.references or references.get(column.name.lower()),
+                unique=column.unique or column.name.lower() in unique,
             )
             for column in columns
         ),
@@ -167,6 +172,7 @@ def _column(definition: exp.ColumnDef) -> Column:
         primary=any(isinstance(kind, exp.PrimaryKeyColumnConstraint) for kind in kinds),
         references=next((_target(kind) for kind in kinds if isinstance(kind, exp.Reference)), None),
         required=any(isinstance(k, exp.NotNullColumnConstraint) and not k.args.get("allow_null") for k in kinds),
+        unique=any(isinstance(kind, exp.UniqueColumnConstraint) for kind in kinds),
     )
 
 
