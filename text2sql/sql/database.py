@@ -151,7 +151,7 @@ class _Filler:
             if key in self._hints.averaged and self._centred:
                 _centre(cells)
         rows = list(zip(*columns, strict=True))
-        if self._repeats and not any(column.primary for column in table.columns):
+        if self._repeats and not any(column.primary or column.unique for column in table.columns):
             rows += rows[: len(rows) // 6]
         self._rng.shuffle(rows)
         return rows
