@@ -114,7 +114,9 @@ class LocalModel:
         from text2sql.training.decoding import generate_tokens
 
         limits = self._evaluation
-        found = generate_tokens(self._model, self.tokenizer, prompts, limits.max_new_tokens, limits.batch_size)
+        found = generate_tokens(
+            self._model, self.tokenizer, prompts, limits.max_new_tokens, limits.batch_size, f"{self.source} answering"
+        )
         return [str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip() for answer in found]
 
     def losses(self, rows: Dataset) -> list[TokenLoss]:
@@ -125,7 +127,7 @@ class LocalModel:
         encoded = encode_rows(self.tokenizer, rows["prompt"][:], rows["completion"][:])
         pad, batch_size = int(self.tokenizer.pad_token_id or 0), self._evaluation.batch_size
         found: dict[int, TokenLoss] = {}
-        with progress("perplexity", len(encoded)) as advance:
+        with progress(f"perplexity of {self.source}", len(encoded)) as advance:
             for batch, logits, targets in completion_logits(self._model, encoded, pad, batch_size):
                 each = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double()
                 lengths = [sum(encoded[row]["completion_mask"]) for row in batch]
