@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from tests.serving.api import COUNT, SINGERS, Running, ScriptedEngine, asked, running
-from text2sql.errors import DatabaseError
+from text2sql.errors import DatabaseError, EngineBusy
+from text2sql.serving.engine import Options
 
 OLD = "SELECT name FROM singer WHERE age > 30"
 
@@ -100,6 +101,22 @@ def test_answer_beyond_repair_says_what_is_wrong(client: httpx.Client):
     assert said["sql"] == "SELECT nothing FROM nowhere"
     assert "unknown_table" in {reason["code"] for reason in said["reasons"]}
     assert said["repaired"] is True
+
+
+def test_an_answer_is_not_lost_where_its_repair_finds_no_place(
+    client: httpx.Client, server: Running, monkeypatch: pytest.MonkeyPatch
+):
+    check = server.engine._check
+
+    def full(prompt: str, options: Options) -> None:
+        if "-- error:" in prompt:
+            raise EngineBusy("16 wait already", retry_after=2)
+        check(prompt, options)
+
+    monkeypatch.setattr(server.engine, "_check", full)
+    said = generate(client, "misspelt")
+    assert (said["sql"], said["valid"]) == ("SELECT nam FROM singer", False)
+    assert [reason["code"] for reason in said["reasons"]] == ["unknown_column"]
 
 
 def test_first_valid_candidate_is_taken(client: httpx.Client):

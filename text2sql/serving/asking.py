@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from text2sql.errors import RequestError
+from text2sql.errors import EngineBusy, RequestError
 from text2sql.serving.engine import Completion, FinishReason, Options
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ class Asking:
         self._finished: dict[str, FinishReason] = {}
 
     async def ask(self, prompt: str, _: int) -> Sequence[str]:
-        """Texts for a prompt; a repair that does not fit the model's length gets none."""
+        """Texts for a prompt; a repair that does not fit the model's length, or finds no place, gets none."""
         first, self._asked = not self._asked, True
         likeliest = dataclasses.replace(self._wanted[0], temperature=0.0, top_p=1.0, n=1, seed=None)
         try:
             found = await self._completions(
                 self._service.served.wrap(prompt), self._wanted if first else [likeliest], first
             )
-        except RequestError:
+        except (EngineBusy, RequestError):  # what was answered is worth more than to be told to ask again
             if first:
                 raise
             return []
