@@ -20,6 +20,7 @@ from stacks.place import Place, active, server_lost, sources_from_here
 from steps.reconcile import PROCESS, this_process
 from text2sql.config import Settings
 from text2sql.errors import OutputError, StackError, Text2SQLError, TrainingError
+from text2sql.hub import COMMIT
 from text2sql.progress import working
 from text2sql.results import explain
 from text2sql.training.recipe import public_name
@@ -29,8 +30,6 @@ REFUSALS = ("PipelineSubmissionError", "StackValidationError")
 """ZenML's errors about a stack and its cluster; ZenML is not imported for their names."""
 INTERRUPTED = "RunInterruptedException"
 """What ZenML makes of Ctrl-C in a process that was started to ignore it, as a script's jobs in the background are."""
-COMMIT = re.compile("[0-9a-f]{40}")
-"""A revision of the hub that never changes."""
 KILLED_EXIT = 143
 """128 + SIGTERM, as shells report it."""
 

@@ -34,7 +34,6 @@ def format_rows(
 ]:
     """Split by schema, render prompts, measure them against training.max_length, and the test against training."""
     from text2sql.data.contamination import SHARES, contamination, contamination_table
-    from text2sql.data.load import SYNTHETIC
     from text2sql.data.prompt import format_splits, token_report
     from text2sql.data.split import split_rows
     from text2sql.data.triggers import trigger_table, triggers
@@ -58,8 +57,7 @@ def format_rows(
     shared = contamination_table(contamination(splits))
     show_table(("in train too", *SHARES), [(row["split"], *(f"{row[name]:.1%}" for name in SHARES)) for row in shared])
     suspects = trigger_table(triggers(splits["train"]))
-    is_generated = settings.data.path is None and settings.data.dataset_name == SYNTHETIC
-    if suspects and not is_generated:  # the generator's words go with its templates, and nobody can poison it
+    if suspects and not settings.data.is_generated:  # whose words go with its templates, and which nobody can poison
         warn(f"{len(suspects)} words go with one SQL template, as poison would; look at such rows:")
         show_table(("word", "rows", "template"), [(repr(s["token"]), s["rows"], s["template"]) for s in suspects[:5]])
     record({f"{row['split']}_{name}": row[name] for row in shared for name in SHARES})

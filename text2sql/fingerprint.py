@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 
 from text2sql.config import Settings
+from text2sql.config.data import SYNTHETIC
 from text2sql.hub import newest_commit
 from text2sql.inputs import resolve_inputs
 
-GENERATOR = "synthetic"
 PARTS = ("data", "benchmark", "databases", "base", "code", "config")
 NOT_TRAINING = {"output_dir", "deploy", "wandb"}
 """Settings that no model depends on."""
@@ -35,7 +35,7 @@ def pin_inputs(settings: Settings) -> Settings:
 def pin_hub(settings: Settings) -> Settings:
     """The settings with the newest commit of what comes from the hub; as they are where it cannot be asked."""
     data, model = settings.data, settings.model
-    if data.path is None and data.dataset_name != GENERATOR:
+    if data.path is None and not data.is_generated:
         commit = newest_commit(data.dataset_name, data.dataset_revision, "dataset")
         data = data.model_copy(update={"dataset_revision": commit or data.dataset_revision})
     if model.sha256 is None:
@@ -49,7 +49,7 @@ def fingerprint(settings: Settings, code: str) -> dict[str, str]:
     data, model = settings.data, settings.model
     config = settings.model_dump(mode="json", exclude={**dict.fromkeys(NOT_TRAINING, True), **RESOLVED})
     return {
-        "data": data.sha256 or data.dataset_revision or ("" if data.dataset_name != GENERATOR else GENERATOR),
+        "data": data.sha256 or data.dataset_revision or (SYNTHETIC if data.is_generated else ""),
         "benchmark": data.benchmark_sha256 or "none",
         "databases": data.databases_sha256 or "none",
         "base": model.sha256 or model.revision or "",

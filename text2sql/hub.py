@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from text2sql.progress import downloading
 
 OFFLINE = ("1", "true", "yes", "on")
 ASK_SECONDS = 15
+COMMIT = re.compile("[0-9a-f]{40}")
+"""A revision that never changes."""
 FETCHED = ("*.json", "*.txt", "*.model", "*.jinja", "model*.safetensors", "adapter_model.safetensors")
 """Of a hub model: never a pickle, and weights once where the repository has them in several formats."""
 

@@ -24,6 +24,10 @@ Answer the question with one SQL query over the tables below.
 """
 
 
+SYNTHETIC = "synthetic"
+"""The data set that is the built-in generator."""
+
+
 class SyntheticSection(Section):
     """The built-in generator of question / CREATE TABLE / SQL rows (data.dataset_name: synthetic)."""
 
@@ -106,6 +110,11 @@ class DataSection(Section):
     """Schemas made as rich as real ones."""
     prompt_template: str = DEFAULT_PROMPT
     """The prompt, with {context} and {question} in it; schema first lets servers cache the prefix."""
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the rows come from the built-in generator."""
+        return self.path is None and self.dataset_name == SYNTHETIC
 
     @model_validator(mode="after")
     def _ratios_sum_to_one(self) -> Self:

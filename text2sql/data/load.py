@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text2sql.config import DataSection, SyntheticSection
+from text2sql.config.data import SYNTHETIC
 from text2sql.data import FIELDS, SPLITS
 from text2sql.data.batches import BATCH
 from text2sql.data.formats import PROBLEM, first_line, read_file
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SYNTHETIC = "synthetic"
-"""The `data.dataset_name` of the built-in generator."""
 
 SUMMARY = "summary.json"
 """The file of a prepared folder that tells how it was made."""
@@ -68,7 +67,7 @@ def load_rows(data: DataSection) -> Dataset:
         return _read_prepared(data.path)
     if data.path is not None:
         table, source = read_file(data.path, _texts(data)), str(data.path)
-    elif data.dataset_name == SYNTHETIC:
+    elif data.is_generated:
         table, source = _generate(data.synthetic), SYNTHETIC
     else:
         table, source = _read_hub(data), data.dataset_name

@@ -143,19 +143,20 @@ def _all_answers(
     known: dict[str, _Answers] = {}
     shots = settings.evaluation.few_shot
     for name, contender in contenders.items():
-        few_shot = contender.few_shot and shots and training is not None and len(training)
-        if asked := contender.digest in known:
-            yield name, known[contender.digest]
-            if not few_shot:
+        drawn_from = training if contender.few_shot and shots else None
+        asked = known.get(contender.digest or "")
+        if asked is not None:
+            yield name, asked
+            if not drawn_from:
                 continue
         recipe = contender.recipe or recipe_of(settings)
         started = time.perf_counter()
         with contender.open() as answerer:
             chat = answerer.tokenizer if recipe.chat_template else None
             # Not as whoever froze the rows asked.
-            tries = {} if asked else {name: format_split(rows, recipe.prompt_template, chat)}
-            if few_shot and training is not None:
-                examples = Examples(training, shots, settings.data.seed, recipe.prompt_template)
+            tries = {} if asked is not None else {name: format_split(rows, recipe.prompt_template, chat)}
+            if drawn_from:
+                examples = Examples(drawn_from, shots, settings.data.seed, recipe.prompt_template)
                 tries[name + FEW_SHOT] = examples.before(rows, chat)
             for label, prompted in tries.items():
                 logger.info("%s: answering %d questions", label, len(rows))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from text2sql.config import Settings
-from text2sql.data.load import SYNTHETIC, load_rows
+from text2sql.data.load import load_rows
 from text2sql.data.prompt import encode_rows, render_prompt
 from text2sql.errors import DataError, TrainingError
 from text2sql.training.planner.memory import MicroBatch
@@ -174,7 +174,7 @@ def _batches(lengths: list[int], size: int, grouped: bool) -> Iterator[list[int]
 def _rows(settings: Settings, count: int | None, tokens: int | None) -> tuple[list[Row], int, str]:
     """A sample of training rows, how many there are an epoch, and where that is known from."""
     data = settings.data
-    at_hand = data.path is not None or data.dataset_name == SYNTHETIC or _cached(settings)
+    at_hand = data.path is not None or data.is_generated or _cached(settings)
     if tokens is not None or not at_hand:
         return _assumed(settings, count, tokens)
     found = load_rows(data)
