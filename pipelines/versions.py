@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,7 +24,9 @@ def find_version(name: str, wanted: str | None, reads: Sequence[str], gated: boo
     from zenml.client import Client
     from zenml.utils.pagination_utils import depaginate_stream
 
-    versions = depaginate_stream(Client().list_model_versions, model=name, sort_by="desc:number", hydrate=True)
+    versions: Iterator[Any] = depaginate_stream(
+        Client().list_model_versions, model=name, sort_by="desc:number", hydrate=True
+    )
     if wanted is not None:
         named = (version for version in versions if wanted in (str(version.number), version.name, version.stage))
         if (found := next(named, None)) is None:
