@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from text2sql.serving.drafts import Drafts
+from text2sql.serving.layers import fuse_layers
 from text2sql.serving.prefixes import PrefixCache
 from text2sql.serving.sequences import Sequence
 from text2sql.serving.slots import Layout, Run, SlotCache, rounded, use_slots
@@ -34,6 +35,7 @@ class Batch:
 
     def __init__(self, model: PreTrainedModel, most_tokens: int, prefix_tokens: int = 0, drafts: int = 0) -> None:
         use_slots(model)
+        fuse_layers(model)
         self.model = model
         self.most_tokens = most_tokens
         self.rows: list[Sequence] = []
@@ -82,7 +84,7 @@ class Batch:
 
     def _forward(self, plan: _Plan) -> torch.Tensor:
         device = self.model.device
-        self.cache.layout = Layout(plan.runs, self.cache.width, device)
+        self.cache.layout = Layout(plan.runs, self.cache.width, device, self.model.dtype)
         positions = [position for run in plan.runs for position in range(run.start, run.end)]
         out: Any = self.model(
             input_ids=torch.tensor([plan.line], device=device),

@@ -54,45 +54,43 @@ class _Short:
     keys: int
     """Positions that they look at."""
     mask: torch.Tensor
-    """True where a key is visible, shape (rows, 1, columns, keys)."""
+    """Added to the scores: 0 where a key is visible, else -inf; shape (rows, 1, columns, keys)."""
     at: torch.Tensor | None
-    """Where in the line each of their tokens stands; None: they are the whole line, one a row."""
+    """Where in the line each of their tokens stands; None: they are the whole line."""
     place: torch.Tensor | None
-    """Where in rows · columns it goes."""
+    """Where in rows · columns it goes; None: there is one column, and each row has it."""
 
 
 class _Long(NamedTuple):
     run: Run
     line: slice
     mask: torch.Tensor | None
-    """None: from position 0 on, so that plain causal attention does."""
+    """As above, shape (tokens, keys); None: from position 0 on, so that plain causal attention does."""
 
 
 class Layout:
     """Where the tokens of one forward pass go, and what they see; the same for all layers."""
 
-    def __init__(self, runs: Sequence[Run], width: int, device: torch.device) -> None:
+    def __init__(self, runs: Sequence[Run], width: int, device: torch.device, dtype: torch.dtype) -> None:
         self.write = torch.tensor([r.slot * width + at for r in runs for at in range(r.start, r.end)], device=device)
         self.long: list[_Long] = []
         short: list[tuple[Run, int]] = []
         at = 0
         for run in runs:
             if run.tokens > SHORT:
-                self.long.append(_Long(run, slice(at, at + run.tokens), self._causal(run, device)))
+                self.long.append(_Long(run, slice(at, at + run.tokens), self._causal(run, device, dtype)))
             else:
                 short.append((run, at))
             at += run.tokens
-        self.short = self._together(short, at, device) if short else None
+        self.short = self._together(short, device, dtype) if short else None
 
     @staticmethod
-    def _causal(run: Run, device: torch.device) -> torch.Tensor | None:
+    def _causal(run: Run, device: torch.device, dtype: torch.dtype) -> torch.Tensor | None:
         if run.start == 0:
             return None
-        keys = torch.arange(run.end, device=device)
-        return keys[None] <= keys[run.start :, None]
+        return _mask(torch.arange(run.start, run.end, device=device)[:, None], run.end, dtype)
 
-    @staticmethod
-    def _together(runs: list[tuple[Run, int]], tokens: int, device: torch.device) -> _Short:
+    def _together(self, runs: list[tuple[Run, int]], device: torch.device, dtype: torch.dtype) -> _Short:
         first, last = min(run.slot for run, _ in runs), max(run.slot for run, _ in runs)
         rows, columns = last - first + 1, max(run.tokens for run, _ in runs)
         keys = max(run.end for run, _ in runs)
@@ -100,14 +98,20 @@ class Layout:
         sees = [[0] * columns for _ in range(rows)]
         for run, _ in runs:
             sees[run.slot - first][: run.tokens] = range(run.start, run.end)
-        mask = torch.arange(keys, device=device) <= torch.tensor(sees, device=device)[:, None, :, None]
-        if rows == tokens and columns == 1 and [run.slot for run, _ in runs] == list(range(first, last + 1)):
-            return _Short(first, rows, columns, keys, mask, None, None)
-        at = [start + column for run, start in runs for column in range(run.tokens)]
-        place = [(run.slot - first) * columns + column for run, _ in runs for column in range(run.tokens)]
-        return _Short(
-            first, rows, columns, keys, mask, torch.tensor(at, device=device), torch.tensor(place, device=device)
-        )
+        at = place = None
+        if self.long:
+            at = torch.tensor([start + column for run, start in runs for column in range(run.tokens)], device=device)
+        if columns > 1 or [run.slot for run, _ in runs] != list(range(first, last + 1)):
+            places = [(run.slot - first) * columns + column for run, _ in runs for column in range(run.tokens)]
+            place = torch.tensor(places, device=device)
+        mask = _mask(torch.tensor(sees, device=device)[:, None, :, None], keys, dtype)
+        return _Short(first, rows, columns, keys, mask, at, place)
+
+
+def _mask(last: torch.Tensor, keys: int, dtype: torch.dtype) -> torch.Tensor:
+    """What is added to the scores of queries that see the keys up to their `last`, shape (…, 1); made once for all layers."""
+    hidden = torch.arange(keys, device=last.device) > last
+    return torch.zeros(hidden.shape, dtype=dtype, device=last.device).masked_fill_(hidden, -torch.inf)
 
 
 class SlotCache:
@@ -186,23 +190,29 @@ class SlotCache:
         keys.flatten(0, 1).index_copy_(0, layout.write, key)
         values.flatten(0, 1).index_copy_(0, layout.write, value)
         short = layout.short
-        if short is not None and short.at is None:
-            rows = slice(short.first, short.first + short.rows)
-            return _attention(query[:, None], keys[rows, : short.keys], values[rows, : short.keys], short.mask, scale)[
-                :, 0
-            ]
+        if short is not None and not layout.long:
+            return self._attend_together(short, query, keys, values, scale)
         out = query.new_empty((*query.shape[:2], value.shape[2]))
         if short is not None:
-            rows = slice(short.first, short.first + short.rows)
-            padded = query.new_zeros((short.rows * short.columns, *query.shape[1:]))
-            padded[short.place] = query[short.at]
-            padded = padded.view(short.rows, short.columns, *query.shape[1:])
-            found = _attention(padded, keys[rows, : short.keys], values[rows, : short.keys], short.mask, scale)
-            out[short.at] = found.flatten(0, 1)[short.place]
+            assert short.at is not None  # noqa: S101
+            found = self._attend_together(short, query.index_select(0, short.at), keys, values, scale)
+            out.index_copy_(0, short.at, found)
         for run, line, mask in layout.long:
             row = slice(run.slot, run.slot + 1)
             out[line] = _attention(query[None, line], keys[row, : run.end], values[row, : run.end], mask, scale)[0]
         return out
+
+    @staticmethod
+    def _attend_together(
+        short: _Short, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float | None
+    ) -> torch.Tensor:
+        rows = slice(short.first, short.first + short.rows)
+        if short.place is not None:
+            padded = query.new_zeros((short.rows * short.columns, *query.shape[1:]))
+            query = padded.index_copy_(0, short.place, query)
+        query = query.unflatten(0, (short.rows, short.columns))
+        found = _attention(query, keys[rows, : short.keys], values[rows, : short.keys], short.mask, scale).flatten(0, 1)
+        return found if short.place is None else found.index_select(0, short.place)
 
 
 def _attention(
