@@ -1,4 +1,4 @@
-"""Guesses at the end of a row's room."""
+"""Guesses at the next tokens: which are made, and that they end with the room of their row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from tests.serving.decoding import PROMPTS, limits, real_model_of, served
+from text2sql.serving.drafts import Drafts
 from text2sql.serving.engine import Options
+from text2sql.serving.sequences import Sequence
 from text2sql.serving.transformers_engine import TransformersEngine
 
 ROOM = 128
@@ -43,8 +45,8 @@ def test_guesses_end_with_the_room_of_their_row(tiny_model: Path, right: bool):
         assert engine.max_tokens == ROOM
         batch = engine._scheduler._batch
         drafts, tokens = batch._drafts, prompt + answer
-        for at in range(len(prompt) - drafts.before, len(tokens) - drafts.before):
-            context = tokens[at : at + drafts.before]
+        for at in range(len(prompt) - drafts.longest, len(tokens) - drafts.longest):
+            context = tokens[at : at + drafts.longest]
             drafts.learn(None, tokens[at:] if right else [*context, *[wrong] * 9])
         ends: list[int] = []
         guessed: list[int] = []
@@ -67,3 +69,53 @@ def test_guesses_end_with_the_room_of_their_row(tiny_model: Path, right: bool):
             assert guessed[-12:] == [8, 8, 8, 8, 7, 6, 5, 4, 3, 2, 1, 0]
 
     served(tiny_model, work, limits=limits(cache_tokens=ROOM, drafts=8))
+
+
+def proposed(drafts: Drafts, tokens: list[int], **options: Any) -> list[int]:
+    return drafts.propose(Sequence(tokens, Options(max_new_tokens=20, **options), owner=None))
+
+
+def test_the_longest_known_context_decides():
+    drafts = Drafts(1)
+    drafts.learn(None, [1, 2, 3, 4])
+    drafts.learn(None, [9, 2, 3, 5])
+    assert proposed(drafts, [1, 2, 3]) == [4]
+    assert proposed(drafts, [9, 2, 3]) == [5]
+    assert proposed(drafts, [7, 2, 3]) == [5], "the later one of a tie"
+    drafts.learn(None, [8, 2, 3, 4])
+    drafts.learn(None, [8, 2, 3, 4])
+    assert proposed(drafts, [7, 2, 3]) == [4]
+    assert proposed(drafts, [6, 6, 6]) == []
+
+
+def test_a_guess_must_have_been_right_more_often_than_not():
+    drafts = Drafts(1)
+    for token in (5, 5, 5, 5, 6, 7):
+        drafts.learn(None, [4, token])
+    assert proposed(drafts, [4]) == [5], "four of six"
+    drafts.learn(None, [4, 8])
+    assert proposed(drafts, [4]) == [], "four of seven"
+
+
+def test_guesses_go_on_from_guesses_and_none_is_made_for_another_salt_or_a_draw():
+    drafts = Drafts(3)
+    drafts.learn("mine", [1, 2, 3, 4, 5])
+    assert proposed(drafts, [1], cache_salt="mine") == [2, 3, 4]
+    assert proposed(drafts, [1], cache_salt="another") == []
+    assert proposed(drafts, [1]) == []
+    assert proposed(drafts, [1], cache_salt="mine", temperature=0.5) == []
+
+
+def test_what_follows_is_learned_from_where_it_starts():
+    drafts = Drafts(1)
+    drafts.learn(None, [1, 2, 3], start=2)
+    assert proposed(drafts, [1]) == []
+    assert proposed(drafts, [2]) == [3]
+
+
+def test_what_was_not_seen_for_the_longest_time_is_forgotten(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("text2sql.serving.drafts.KEPT", 2)
+    drafts = Drafts(1)
+    for tokens in ([1, 2], [3, 4], [1, 2], [5, 6]):
+        drafts.learn(None, tokens)
+    assert [proposed(drafts, [token]) for token in (1, 3, 5)] == [[2], [], [6]]

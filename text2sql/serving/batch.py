@@ -116,7 +116,8 @@ class Batch:
         if poisoned:
             self.cache.clear(row)
         else:
-            self._drafts.learn(sequence.options.cache_salt, sequence.prompt[-self._drafts.before :] + sequence.tokens)
+            before = sequence.prompt[-self._drafts.longest :]
+            self._drafts.learn(sequence.options.cache_salt, before + sequence.tokens, len(before))
         if row != last:
             self.cache.move(last, row, 0, self.rows[last].read)
             self.rows[row] = self.rows[last]

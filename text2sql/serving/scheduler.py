@@ -48,7 +48,7 @@ class Limits:
     """Slots times their width, in tokens: the bound of the key-value cache's memory."""
     prefix_tokens: int = 8_192
     """Tokens of prompts' beginnings that are kept beside it for prompts to come; 0: none."""
-    drafts: int = 3
+    drafts: int = 5
     """Tokens guessed ahead a sequence and step (text2sql.serving.drafts); 0: none."""
     threads: int | None = None
     """CPU threads of a forward pass; default: one less than there are cores, which callers and event loop need."""

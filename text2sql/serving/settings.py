@@ -71,7 +71,7 @@ class ServerSettings(BaseSettings):
     """Tokens that the answers generated together may take in memory (transformers)."""
     prefix_tokens: NonNegativeInt = 8_192
     """Tokens of prompts' beginnings that are kept for prompts to come, of the same API key (transformers); 0: none."""
-    drafts: NonNegativeInt = 3
+    drafts: NonNegativeInt = 5
     """Tokens guessed ahead a step from what was read and written before, which changes no answer (transformers)."""
     max_in_flight: PositiveInt = 256
     """Questions in work at once, the waiting ones included; more are answered 429."""
