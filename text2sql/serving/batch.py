@@ -97,10 +97,12 @@ class Batch:
 
     def remember(self, sequence: Sequence) -> None:
         """Keep the beginning of its prompt, which has been read, for others of its salt."""
-        salt = sequence.options.cache_salt
-        self._drafts.learn(salt, sequence.prompt)
+        salt, prompt = sequence.options.cache_salt, sequence.prompt
+        known = self._prefixes.tokens(self._prefixes.match(salt, prompt))  # and learned from
+        before = prompt[max(known - self._drafts.longest, 0) : known]
+        self._drafts.learn(salt, before + prompt[known:], len(before))
         try:
-            self._prefixes.store(salt, sequence.prompt, self.cache.states(self.rows.index(sequence)))
+            self._prefixes.store(salt, prompt, self.cache.states(self.rows.index(sequence)))
         except Exception as error:
             self._prefixes.release()  # whatever was half written
             if not out_of_memory(error):

