@@ -9,6 +9,10 @@ import pytest
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadFileScheduling
+    from xdist.workermanage import WorkerController
+
+LONG = ("vllm", "tests/pipelines/", "tests/stacks/", "tests/notebooks/")
+"""Files whose tests are few and take minutes."""
 
 pytest_plugins = ["tests.training_fixtures", "tests.vllm_fixtures", "tests.zenml_fixtures"]
 
@@ -24,6 +28,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Load
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):
+        def _assign_work_unit(self, node: "WorkerController") -> None:
+            """The long ones first, lest one worker have them to itself in the end: xdist goes by how many they are."""
+            long = next((scope for scope in self.workqueue if scope.startswith(LONG)), None)
+            if long is not None:
+                self.workqueue.move_to_end(long, last=False)
+            super()._assign_work_unit(node)
+
         def _split_scope(self, nodeid: str) -> str:
             file = str(super()._split_scope(nodeid))
             return "vllm" if file.endswith("vllm.py") else file

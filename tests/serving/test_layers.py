@@ -85,7 +85,8 @@ def test_the_weights_stay_the_models_own(model: Any):
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], weights) for name, weights in before.items())
-    storages = {weights.untyped_storage().data_ptr(): weights.untyped_storage().nbytes() for weights in model.parameters()}
+    pieces = [weights.untyped_storage() for weights in model.parameters()]
+    storages = {piece.data_ptr(): piece.nbytes() for piece in pieces}
     assert len(storages) < count  # queries, keys and values lie in one piece
     assert sum(storages.values()) == sum(weights.nbytes for weights in model.parameters())
 

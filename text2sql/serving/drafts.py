@@ -29,7 +29,7 @@ class Drafts:
         """`most`: tokens that are guessed ahead."""
         self._most = most
         self._known: OrderedDict[tuple[str | int | None, ...], tuple[int, int, int]] = OrderedDict()
-        """Salt and context → the token that leads, by how much, and how many were seen (Boyer and Moore's vote, 1981)."""
+        """Salt and context → the token that leads, by how much, and of how many (Boyer and Moore's vote, 1981)."""
 
     def learn(self, salt: str | None, tokens: list[int], start: int = 0) -> None:
         """Remember what the tokens from `start` on follow."""

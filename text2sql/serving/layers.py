@@ -78,7 +78,7 @@ class FusedLayer:
         heads = _norm(line, self._before) @ self._inputs
         if self._bias is not None:
             heads += self._bias
-        heads = heads.unflatten(1, (-1, self._head))
+        heads = heads.view(len(line), -1, self._head)
         turned = _turn(heads[:, : self._turned], *position_embeddings)
         query, key, value = turned[:, : self._queries], turned[:, self._queries :], heads[:, self._turned :]
         found = slots.attend(self._index, query, key, value, self._scale)

@@ -30,8 +30,8 @@ Event = str | Completion | Exception
 Deliver = Callable[[list[tuple[Sequence, Event]]], None]
 
 SWITCH_SECONDS = 1e-4
-"""How long the interpreter may be kept from the thread, which gives it up with every operation of torch; Python's 5 ms are
-longer than half a pass."""
+"""How long the interpreter may be kept from the thread, which gives it up with every operation of torch; Python's own
+5 ms are half a pass."""
 RECOVERY_STEPS = 256
 """After memory ran out, the batch may grow by one row each time this many steps went well."""
 

@@ -109,7 +109,7 @@ class Layout:
 
 
 def _mask(last: torch.Tensor, keys: int, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to the scores of queries that see the keys up to their `last`, shape (…, 1); made once for all layers."""
+    """What is added to the scores of queries that see keys up to their `last`, shape (…, 1); once for all layers."""
     hidden = torch.arange(keys, device=last.device) > last
     return torch.zeros(hidden.shape, dtype=dtype, device=last.device).masked_fill_(hidden, -torch.inf)
 
@@ -210,7 +210,7 @@ class SlotCache:
         if short.place is not None:
             padded = query.new_zeros((short.rows * short.columns, *query.shape[1:]))
             query = padded.index_copy_(0, short.place, query)
-        query = query.unflatten(0, (short.rows, short.columns))
+        query = query.view(short.rows, short.columns, *query.shape[1:])
         found = _attention(query, keys[rows, : short.keys], values[rows, : short.keys], short.mask, scale).flatten(0, 1)
         return found if short.place is None else found.index_select(0, short.place)
 

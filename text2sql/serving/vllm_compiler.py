@@ -1,7 +1,7 @@
 """Whether vLLM can compile the model on a CPU (torch.compile), which makes it half as fast again.
 
-torch's inductor writes C++ and builds it when vLLM starts: it takes a compiler with OpenMP, and the headers of the Python
-that vLLM runs on. What it has built is kept, so that only the first start of a kind of model waits for it.
+torch's inductor writes C++ and builds it when vLLM starts: it takes a compiler with OpenMP, and the headers of the
+Python that vLLM runs on. What it has built is kept, so that only the first start of a kind of model waits for it.
 """
 
 from __future__ import annotations
