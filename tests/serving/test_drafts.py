@@ -45,8 +45,8 @@ def test_guesses_end_with_the_room_of_their_row(tiny_model: Path, right: bool):
         assert engine.max_tokens == ROOM
         batch = engine._scheduler._batch
         drafts, tokens = batch._drafts, prompt + answer
-        for at in range(len(prompt) - drafts.longest, len(tokens) - drafts.longest):
-            context = tokens[at : at + drafts.longest]
+        for at in range(len(prompt) - drafts.context, len(tokens) - drafts.context):
+            context = tokens[at : at + drafts.context]
             drafts.learn(None, tokens[at:] if right else [*context, *[wrong] * 9])
         ends: list[int] = []
         guessed: list[int] = []
@@ -88,13 +88,16 @@ def test_the_longest_known_context_decides():
     assert proposed(drafts, [6, 6, 6]) == []
 
 
-def test_a_guess_must_have_been_right_more_often_than_not():
+def test_the_guess_must_lead_the_vote():
     drafts = Drafts(1)
     for token in (5, 5, 5, 5, 6, 7):
         drafts.learn(None, [4, token])
     assert proposed(drafts, [4]) == [5], "four of six"
     drafts.learn(None, [4, 8])
-    assert proposed(drafts, [4]) == [], "four of seven"
+    assert proposed(drafts, [4]) == [], "it leads by one of seven"
+    for token in (9, 9, 9):
+        drafts.learn(None, [4, token])
+    assert proposed(drafts, [4]) == [9], "and then another one leads, by two of ten"
 
 
 def test_guesses_go_on_from_guesses_and_none_is_made_for_another_salt_or_a_draw():
@@ -119,3 +122,39 @@ def test_what_was_not_seen_for_the_longest_time_is_forgotten(monkeypatch: pytest
     for tokens in ([1, 2], [3, 4], [1, 2], [5, 6]):
         drafts.learn(None, tokens)
     assert [proposed(drafts, [token]) for token in (1, 3, 5)] == [[2], [], [6]]
+
+
+def test_what_is_of_use_is_not_forgotten(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("text2sql.serving.drafts.KEPT", 2)
+    drafts = Drafts(1)
+    for tokens in ([1, 2], [3, 4]):
+        drafts.learn(None, tokens)
+    assert proposed(drafts, [1]) == [2]
+    drafts.learn(None, [5, 6])
+    assert [proposed(drafts, [token]) for token in (1, 3, 5)] == [[2], [], [6]]
+
+
+def test_the_known_beginning_of_a_prompt_is_learned_from_once(tiny_model: Path):
+    """Two prompts of one schema: the second teaches what comes after their common blocks, the seam included."""
+    schema = PROMPTS[0]
+
+    async def work(engine: TransformersEngine) -> None:
+        assert engine._scheduler is not None
+        batch = engine._scheduler._batch
+        learned: list[tuple[list[int], int]] = []
+        learn = batch._drafts.learn
+        batch._drafts.learn = lambda salt, tokens, start=0: (
+            learned.append((tokens, start)),
+            learn(salt, tokens, start),
+        )
+        for end in (" one", " two"):
+            await engine.generate([schema + end], Options(max_new_tokens=2))
+        (first, at), _, (second, later), _ = learned
+        whole = engine._tokenizer(schema + " two")["input_ids"]
+        known = len(whole) - len(second) + later
+        assert (len(first), at) == (len(whole), 0)
+        assert (known % 16, later) == (0, batch._drafts.context)
+        assert known > 0
+        assert second == whole[known - later :]
+
+    served(tiny_model, work)

@@ -53,28 +53,40 @@ def rows_of(draw: random.Random) -> list[Sequence]:
     return [Sequence(prompt, Options(max_new_tokens=50), owner=None) for prompt in prompts]
 
 
+@pytest.mark.parametrize("drafts", [0, 4], ids=["", "guessing"])
 @torch.inference_mode()
-def test_a_batch_has_the_logits_of_each_row_alone(model: Any):
-    plain = {}
+def test_a_batch_has_the_logits_of_each_row_alone(model: Any, drafts: int):
+    """Rows grow by given tokens; one joins late, on a beginning that is known, and one leaves in the middle."""
     rows = rows_of(random.Random(1))
-    grown = [[*row.prompt, *(random.Random(at).randrange(97) for _ in range(6))] for at, row in enumerate(rows)]
-    for at, ids in enumerate(grown):
-        plain[at] = model(input_ids=torch.tensor([ids])).logits[0]
-    batch = Batch(model, 4096, prefix_tokens=64)
+    grown = {row: [*row.prompt, *(random.Random(at).randrange(97) for _ in range(16))] for at, row in enumerate(rows)}
+    alone = {row: model(input_ids=torch.tensor([ids])).logits[0] for row, ids in grown.items()}
+    batch = Batch(model, 4096, prefix_tokens=64, drafts=drafts)
     assert type(batch.model.model.layers[0].forward).__name__ == "FusedLayer"
-    for row in rows:
+    for row in rows[:-1]:
         batch.join(row)
-    for step in range(6):
+    read_together = 0
+    for step in range(8):
+        if step == 1:
+            batch.join(rows[-1])
+            assert rows[-1].read == 32
+        if step == 4:
+            batch.remove(rows[3])
         turns, logits = batch.step()
-        for at, turn in enumerate(turns):
+        for turn in turns:
             row = turn.sequence
-            assert row is rows[at]
-            expected = plain[at][row.length - 1]
-            torch.testing.assert_close(logits[turn.logits][0], expected, rtol=1e-4, atol=1e-5)
+            ids = grown[row]
+            right = next(
+                (at for at, draft in enumerate(turn.drafts) if draft != ids[row.length + at]), len(turn.drafts)
+            )
+            expected = alone[row][row.length - 1 : row.length + right]
+            torch.testing.assert_close(logits[turn.logits][: right + 1], expected, rtol=1e-4, atol=1e-5)
+            read_together += right
             row.read = turn.read
-            if step == 0:
+            if not row.tokens:
                 batch.remember(row)
-            row.tokens.append(grown[at][len(row.prompt) + step])
+            row.tokens.append(ids[row.length])
+            batch._drafts.learn(None, ids[: row.length + 3])  # so that some guesses are right
+    assert (read_together > 0) == (drafts > 0)
 
 
 def test_the_weights_stay_the_models_own(model: Any):
@@ -107,6 +119,18 @@ def test_what_cannot_be_written_so_stays(kind: Any):
     before = [type(module.forward) for module in model.modules()]
     assert fuse_layers(model) == 0
     assert [type(module.forward) for module in model.modules()] == before
+
+
+def test_a_layer_that_somebody_looks_into_stays():
+    model = KINDS["mistral"]()
+    model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert fuse_layers(model) == 2
+
+
+def test_a_layer_of_two_types_stays():
+    model = KINDS["mistral"]()
+    model.model.layers[1].input_layernorm.bfloat16()
+    assert fuse_layers(model) == 2
 
 
 def test_an_adapter_that_is_not_folded_in_stays():

@@ -20,6 +20,7 @@ import pytest
 from tests.vllm_fixtures import PYTHON, Command, VllmServer, below, command
 from text2sql.config import ModelSection
 from text2sql.serving.engine import Options
+from text2sql.serving.vllm_command import environment
 from text2sql.serving.vllm_compiler import compiler_fault
 from text2sql.serving.vllm_engine import VllmEngine
 
@@ -113,7 +114,7 @@ def test_on_a_cpu_it_works_in_two_processes(vllm_server: VllmServer):
 
 
 def test_the_model_is_compiled_where_there_is_a_compiler(vllm_server: VllmServer):
-    fault = compiler_fault(PYTHON)
+    fault = compiler_fault(PYTHON, environment(PYTHON))
     words = re.findall(r"enforce_eager=(True|False)", vllm_server.log.read_text())
     assert words
     assert set(words) == {str(fault is not None)}

@@ -98,9 +98,9 @@ class Batch:
     def remember(self, sequence: Sequence) -> None:
         """Keep the beginning of its prompt, which has been read, for others of its salt."""
         salt, prompt = sequence.options.cache_salt, sequence.prompt
-        known = self._prefixes.tokens(self._prefixes.match(salt, prompt))  # and learned from
-        before = prompt[max(known - self._drafts.longest, 0) : known]
-        self._drafts.learn(salt, before + prompt[known:], len(before))
+        known = self._prefixes.tokens(self._prefixes.match(salt, prompt))  # which was learned with its first prompt
+        start = max(known - self._drafts.context, 0)
+        self._drafts.learn(salt, prompt[start:], known - start)
         try:
             self._prefixes.store(salt, prompt, self.cache.states(self.rows.index(sequence)))
         except Exception as error:
@@ -118,7 +118,7 @@ class Batch:
         if poisoned:
             self.cache.clear(row)
         else:
-            before = sequence.prompt[-self._drafts.longest :]
+            before = sequence.prompt[-self._drafts.context :]
             self._drafts.learn(sequence.options.cache_salt, before + sequence.tokens, len(before))
         if row != last:
             self.cache.move(last, row, 0, self.rows[last].read)

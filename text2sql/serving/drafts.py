@@ -13,17 +13,17 @@ from collections import OrderedDict
 from text2sql.serving.sequences import Sequence
 
 KEPT = 200_000
-"""Contexts that are remembered; some 300 bytes each."""
+"""Contexts that are remembered, of all salts together; some 260 bytes each."""
 CONTEXTS = (8, 4, 3, 2, 1)
 """Tokens of each context, the longest first."""
 LEAD = 0.2
-"""Of what followed a context, how much more must be the guess than not: 60 to 40."""
+"""Share of what followed a context by which the guess must lead the vote; it bounds how often it was right."""
 
 
 class Drafts:
     """After which tokens which one comes."""
 
-    longest = max(CONTEXTS)
+    context = max(CONTEXTS)
 
     def __init__(self, most: int) -> None:
         """`most`: tokens that are guessed ahead."""
@@ -32,7 +32,7 @@ class Drafts:
         """Salt and context → the token that leads, by how much, and of how many (Boyer and Moore's vote, 1981)."""
 
     def learn(self, salt: str | None, tokens: list[int], start: int = 0) -> None:
-        """Remember what the tokens from `start` on follow."""
+        """Remember what the tokens from `start` on follow, some 8 µs each."""
         if not self._most:
             return
         for before in CONTEXTS:
@@ -50,7 +50,7 @@ class Drafts:
         options = sequence.options
         most = min(self._most, sequence.longest - sequence.length - 1) if options.temperature == 0 else 0
         found: list[int] = []
-        context = sequence.slice(max(sequence.length - self.longest, 0), sequence.length) if most > 0 else []
+        context = sequence.slice(max(sequence.length - self.context, 0), sequence.length) if most > 0 else []
         while len(found) < most:
             token = self._after(options.cache_salt, context)
             if token is None:
@@ -62,7 +62,9 @@ class Drafts:
     def _after(self, salt: str | None, context: list[int]) -> int | None:
         for before in CONTEXTS:
             if before <= len(context):
-                token, lead, seen = self._known.get((salt, *context[-before:]), (0, 0, 1))
+                key = (salt, *context[-before:])
+                token, lead, seen = self._known.get(key, (0, 0, 1))
                 if lead >= LEAD * seen:
+                    self._known.move_to_end(key)  # what is of use stays
                     return token
         return None

@@ -29,7 +29,7 @@ def fuse_layers(model: PreTrainedModel) -> int:
     """Let the layers that can be written so run so; the weights stay the model's own.
 
     Returns:
-        How many they are. None where the arithmetic has 16 bits: there the order of rounding shows in the answers.
+        How many they are; 0 where the arithmetic has 16 bits: there the order of rounding shows in the answers.
     """
     layers = [layer for layer in model.modules() if type(layer) in KINDS and _plain(layer)]
     for layer in layers:
@@ -38,14 +38,15 @@ def fuse_layers(model: PreTrainedModel) -> int:
 
 
 def _plain(layer: nn.Module) -> bool:
-    """Whether its products are those of unpacked 32-bit matrices, and nobody looks at what is skipped."""
+    """Whether its products are those of plain 32-bit matrices, and nobody looks at the modules that are skipped."""
     attention: Any = layer.self_attn
     mlp: Any = layer.mlp
     inputs = [attention.q_proj, attention.k_proj, attention.v_proj]
     products = [*inputs, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     return (
         all(type(product) is nn.Linear for product in products)
-        and all(product.weight.dtype == torch.float32 and product.weight.device.type == "cpu" for product in products)
+        and all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in layer.parameters())
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in layer.modules())  # noqa: SLF001
         and len({product.bias is None for product in inputs}) == 1
         and all(product.bias is None for product in products[3:])
         and isinstance(mlp.act_fn, SiLUActivation)
@@ -91,18 +92,20 @@ class FusedLayer:
 def _joined(*products: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One matrix (inputs, outputs) and one bias for products of the same input.
 
-    Theirs become views of it, so that nothing is held twice.
+    Theirs become views of it, so that nothing is held twice; such a model is not for saving.
     """
-    weight, bias = torch.cat([product.weight.detach() for product in products]).t().contiguous(), None
-    if products[0].bias is not None:
-        bias = torch.cat([product.bias.detach() for product in products])
+    first: Any = products[0]
+    outputs = sum(product.out_features for product in products)
+    weight = first.weight.new_empty((first.in_features, outputs), requires_grad=False)
+    bias = torch.cat([product.bias.detach() for product in products]) if first.bias is not None else None
     at = 0
     for product in products:
-        outputs = slice(at, at + product.out_features)
-        product.weight = nn.Parameter(weight[:, outputs].t(), requires_grad=False)
+        part = slice(at, at + product.out_features)
+        weight[:, part] = product.weight.detach().t()
+        product.weight = nn.Parameter(weight[:, part].t(), requires_grad=False)
         if bias is not None:
-            product.bias = nn.Parameter(bias[outputs], requires_grad=False)
-        at = outputs.stop
+            product.bias = nn.Parameter(bias[part], requires_grad=False)
+        at = part.stop
     return weight, bias
 
 

@@ -7,7 +7,6 @@ Between two steps of the batch finished and cancelled rows leave and waiting one
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
 from collections import deque
@@ -29,9 +28,6 @@ Event = str | Completion | Exception
 """More text, or the end of a sequence: whole or failed."""
 Deliver = Callable[[list[tuple[Sequence, Event]]], None]
 
-SWITCH_SECONDS = 1e-4
-"""How long the interpreter may be kept from the thread, which gives it up with every operation of torch; Python's own
-5 ms are half a pass."""
 RECOVERY_STEPS = 256
 """After memory ran out, the batch may grow by one row each time this many steps went well."""
 
@@ -132,9 +128,8 @@ class Scheduler:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        elsewhere = torch.get_num_threads(), sys.getswitchinterval()
+        elsewhere = torch.get_num_threads()
         torch.set_num_threads(self.limits.threads or max(process_count() - 1, 1))  # of this thread, and of later ones
-        sys.setswitchinterval(SWITCH_SECONDS)
         try:
             while self._wait_for_work():
                 self._turn()
@@ -148,8 +143,7 @@ class Scheduler:
         self._events += [(sequence, EngineDead(f"the engine answers no more: {self.dead}")) for sequence in left]
         self._tell()
         self._batch.release()
-        torch.set_num_threads(elsewhere[0])
-        sys.setswitchinterval(elsewhere[1])
+        torch.set_num_threads(elsewhere)
 
     def _wait_for_work(self) -> bool:
         with self._changed:

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SWITCH_SECONDS = 1e-4
+"""For how long the event loop may keep the interpreter from the thread that decodes, which gives it up with every
+operation of torch; Python's own 5 ms are half a pass."""
+
 
 def serve(settings: ServerSettings, engine: Engine | None = None) -> int:
     """Run until a signal; the exit code.
@@ -39,6 +44,7 @@ def serve(settings: ServerSettings, engine: Engine | None = None) -> int:
         OutputError: the address cannot be listened on.
     """
     configure_logs(settings.log_level, settings.log_content)
+    sys.setswitchinterval(SWITCH_SECONDS)
     failures: list[Text2SQLError] = []
     server: _Server
 

@@ -109,7 +109,7 @@ class Layout:
 
 
 def _mask(last: torch.Tensor, keys: int, dtype: torch.dtype) -> torch.Tensor:
-    """What is added to the scores of queries that see keys up to their `last`, shape (…, 1); once for all layers."""
+    """What is added to the scores of queries that see keys up to their `last`, shape (…, 1)."""
     hidden = torch.arange(keys, device=last.device) > last
     return torch.zeros(hidden.shape, dtype=dtype, device=last.device).masked_fill_(hidden, -torch.inf)
 
@@ -223,6 +223,7 @@ def _attention(
     Query heads that share a key-value head stand in line as further queries, so that keys and values need no copies.
     """
     rows, columns, heads, size = query.shape
+    mask = mask if mask is None else mask.to(query.dtype)  # a model's parts may have other types than its first
     shared = heads // keys.shape[2]
     if shared == 1 or mask is None:
         query = query.transpose(1, 2)

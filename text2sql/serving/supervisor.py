@@ -31,8 +31,8 @@ from text2sql.errors import EngineDead, Text2SQLError
 from text2sql.serving import keeper
 from text2sql.serving.checkpoint import Checkpoint
 from text2sql.serving.pulse import until_it_hangs
-from text2sql.serving.vllm_command import LOOPBACK, command, environment, on_cpu
-from text2sql.serving.vllm_compiler import EAGER, compiler_fault
+from text2sql.serving.vllm_command import LOOPBACK, asks_for_eager, command, environment, on_cpu
+from text2sql.serving.vllm_compiler import compiler_fault, kept_in
 
 State = Literal["stopped", "starting", "up", "down", "failed"]
 
@@ -44,6 +44,9 @@ PROGRESS_CHARS = 100
 PROCESS_NAME = re.compile(r"^(\(\w+ pid=\d+\) )+")
 ERROR_LINE = re.compile(r"(^|\] )[\w.]*(Error|Exception): ")
 """An exception's last line, bare or behind the logger's [file:line]; not a warning that talks about one."""
+
+COMPILING = re.compile(r"\b(Inductor|CppCompile)Error\b|torch/_(inductor|dynamo)/")
+"""Of an error of torch.compile, and of the traces that lead to one."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,10 @@ class VllmServer:
         """Why it is not up, in one line."""
         self._find, self._name = find, name
         self._checkpoint: Checkpoint | None = None
-        self._compiled: bool | None = None
-        """Whether the model is compiled on a CPU; None: not tried yet."""
+        self._cache: Path | None = None
+        """On a CPU, where the compiled model is kept; None: it is not compiled."""
+        self._tried_compiler = False
+        self._log_begin = 0
         self._progress = progress or (lambda _: None)
         self._keeper: asyncio.subprocess.Process | None = None
         self._leader = 0
@@ -145,11 +150,24 @@ class VllmServer:
         self.state, self.why = "stopped", "it was stopped"
 
     async def _launch(self) -> None:
+        """Once more without compiling, if it is that which fails: a compiler that works may still not do for torch."""
+        try:
+            await self._launch_once()
+        except EngineDead:
+            if self._cache is None or not any(COMPILING.search(line) for line in self._log_lines()):
+                raise
+            self._progress(f"vLLM starts again without compiling the model, which failed: {self.last_words()}")
+            await self._end()
+            self._cache = None
+            await self._launch_once()
+
+    async def _launch_once(self) -> None:
         self.state = "starting"
         checkpoint = await self.checkpoint()
-        if self._compiled is None:
-            self._compiled = await self._compiles()
+        if not self._tried_compiler:
+            self._tried_compiler, self._cache = True, await asyncio.to_thread(self._find_cache)
         self.options.log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_begin = self.options.log.stat().st_size if self.options.log.exists() else 0
         self._keeper = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -159,7 +177,7 @@ class VllmServer:
             *self.command(checkpoint),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=environment(self.options.python, self._compiled),
+            env=environment(self.options.python, self._cache),
             start_new_session=True,  # Ctrl-C in a terminal is for us; the keeper ends when we close its stdin
         )
         assert self._keeper.stdout is not None  # noqa: S101 - for the type checker
@@ -170,15 +188,19 @@ class VllmServer:
     def command(self, checkpoint: Checkpoint) -> list[str]:
         """The command line that is kept running."""
         options = self.options
-        return command(options.python, checkpoint, self.port, options.arguments, bool(self._compiled))
+        return command(options.python, checkpoint, self.port, options.arguments, self._cache is not None)
 
-    async def _compiles(self) -> bool:
-        if not on_cpu(self.options.python) or EAGER in self.options.arguments:
-            return False
-        fault = await asyncio.to_thread(compiler_fault, self.options.python)
+    def _find_cache(self) -> Path | None:
+        """Where the compiled model is kept; None, and it is told why, where it cannot be compiled."""
+        python = self.options.python
+        if not on_cpu(python) or asks_for_eager(self.options.arguments):
+            return None
+        cache = kept_in()
+        fault = compiler_fault(python, environment(python, cache)) if cache else "its cache cannot be written"
         if fault is not None:
             self._progress(f"vLLM does not compile the model, which would answer faster: {fault}")
-        return fault is None
+            return None
+        return cache
 
     async def _wait_until_healthy(self, process: asyncio.subprocess.Process) -> None:
         begun = time.monotonic()
@@ -260,10 +282,10 @@ class VllmServer:
         return (errors or lines)[-1][:LAST_LINE_CHARS]
 
     def _log_lines(self) -> list[str]:
-        """The end of the log, without empty lines and process names."""
+        """The end of the log since the last start, without empty lines and process names."""
         try:
             with self.options.log.open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - 65_536, 0))
+                file.seek(max(file.seek(0, os.SEEK_END) - 65_536, self._log_begin))
                 lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines()]
         except OSError:
             lines = []

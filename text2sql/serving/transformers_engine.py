@@ -58,7 +58,8 @@ class TransformersEngine(Lifecycle):
         limits = self._limits or Limits()
         self.max_tokens = min(longest_sequence(model), limits.cache_tokens)
         self._tokenizer = tokenizer
-        self._scheduler = Scheduler(model, tokenizer, limits, self._deliver)
+        # Not here: it lays the weights out anew, for seconds where they are many.
+        self._scheduler = await asyncio.to_thread(Scheduler, model, tokenizer, limits, self._deliver)
         self._scheduler.start()
 
     async def stop(self, grace: float = 0.0) -> None:

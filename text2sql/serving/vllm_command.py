@@ -9,11 +9,10 @@ from pathlib import Path
 
 from text2sql.errors import ModelError
 from text2sql.serving.checkpoint import Checkpoint
-from text2sql.serving.vllm_compiler import EAGER, kept_in
 
 LOOPBACK = "127.0.0.1"
 KEPT = ("PATH", "HOME", "HF_HOME", "LANG", "TMPDIR", "TZ", "USER", "LD_LIBRARY_PATH")
-KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "TORCHINDUCTOR_", "VLLM_", "XDG_")
+KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "OMP_", "VLLM_", "XDG_")
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
 """No telemetry; and no hub: what is served lies on this machine."""
 CPU_ARGUMENTS = (
@@ -24,8 +23,10 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else vLLM 0.32 turns uni into mp on a CPU, and says nothing
 }
+EAGER = "--enforce-eager"
+"""vLLM's argument for a model that is not compiled."""
 NOT_COMPILED = {"TORCH_COMPILE_DISABLE": "1"}
-"""What --enforce-eager does not reach must not ask for a compiler either."""
+"""What EAGER does not reach must not ask for a compiler either."""
 COMPILED = {"VLLM_USE_AOT_COMPILE": "0"}
 """vLLM 0.32 cannot load on a CPU what that saves, and shares nothing between two folders of one kind of model."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -67,7 +68,7 @@ def command(
     """vLLM's command line. Its package for CPUs has no working `vllm` command, hence the module.
 
     Args:
-        compiled: on a CPU, whether there is a compiler (vllm_compiler); a GPU's vLLM brings its own.
+        compiled: on a CPU, whether the model is compiled (vllm_compiler); a GPU's vLLM brings what it needs for that.
     """
     return [
         str(python.absolute()),
@@ -108,11 +109,20 @@ def on_cpu(python: Path) -> bool:
     return any(python.absolute().parents[1].glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
 
 
-def environment(python: Path | None = None, compiled: bool = False) -> dict[str, str]:
-    """What vLLM needs of ours, and nothing else: no keys of the API, no cloud credentials, no token of the hub."""
+def asks_for_eager(arguments: Sequence[str]) -> bool:
+    """Whether the model is not to be compiled; vLLM's parser takes abbreviations and underscores."""
+    names = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--enf")]
+    return any(EAGER.startswith(name) for name in names)
+
+
+def environment(python: Path | None = None, cache: Path | None = None) -> dict[str, str]:
+    """What vLLM needs of ours, and nothing else: no keys of the API, no cloud credentials, no token of the hub.
+
+    Args:
+        cache: on a CPU, where what is compiled is kept; None: nothing is.
+    """
     kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
     if python is None or not on_cpu(python):
         return kept | QUIET
-    folder = kept_in() if compiled else None
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder)} if folder else {}
-    return CPU_ENVIRONMENT | (COMPILED if compiled else NOT_COMPILED) | cache | kept | QUIET
+    compiled = COMPILED | {"TORCHINDUCTOR_CACHE_DIR": str(cache)} if cache else NOT_COMPILED
+    return CPU_ENVIRONMENT | compiled | kept | QUIET
