@@ -208,7 +208,7 @@ class SyncEngine:
     def __enter__(self) -> Self:
         self._loop.start()
         try:
-            self._loop.wait(self.engine.start())
+            self._loop.wait(self.engine.start)
         except BaseException:
             self._loop.close()
             raise
@@ -216,27 +216,27 @@ class SyncEngine:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._loop.wait(self.engine.stop())
+            self._loop.wait(self.engine.stop)
         finally:
             self._loop.close()
 
     def generate(self, prompts: Sequence[str], options: Options | None = None) -> list[list[Completion]]:
         """As Engine.generate."""
-        return self._loop.wait(self.engine.generate(prompts, options or Options()))
+        return self._loop.wait(lambda: self.engine.generate(prompts, options or Options()))
 
     def stream(self, prompt: str, options: Options | None = None) -> Iterator[Chunk]:
         """As Engine.stream; closing the iterator, or an exception in its consumer, aborts the rest."""
         opened = self.engine.stream(prompt, options or Options())
-        chunks = self._loop.wait(opened.__aenter__())
+        chunks = self._loop.wait(opened.__aenter__)
         try:
-            while (chunk := self._loop.wait(_next(chunks))) is not None:
+            while (chunk := self._loop.wait(lambda: _next(chunks))) is not None:
                 yield chunk
         finally:
-            self._loop.wait(opened.__aexit__(None, None, None))
+            self._loop.wait(lambda: opened.__aexit__(None, None, None))
 
     def health(self) -> Health:
         """As Engine.health."""
-        return self._loop.wait(self.engine.health())
+        return self._loop.wait(self.engine.health)
 
     def load(self) -> Load:
         """As Engine.load."""

@@ -24,23 +24,40 @@ class LoopThread:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Begin the work; cancelling what is returned cancels it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+    def submit(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Begin the work; cancelling what is returned cancels it.
 
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        The coroutine is made in the loop's thread. An interrupt may come between any two steps of the main one, and a
+        coroutine that is made there and not handed over yet would never be awaited.
+        """
+        future: Future[T] = Future()
+        self._loop.call_soon_threadsafe(self._begin, begin, future)
+        return future
+
+    def wait(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The work's result. An interrupt (Ctrl-C) meanwhile cancels it, and is raised on."""
-        future = self.submit(work)
+        future = self.submit(begin)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
 
+    def _begin(self, begin: Callable[[], Coroutine[Any, Any, T]], future: Future[T]) -> None:
+        if future.cancelled():
+            return
+        try:
+            task = self._loop.create_task(begin())
+        except Exception as error:  # noqa: BLE001 - as if the work had failed, which somebody waits for
+            future.set_exception(error)
+            return
+        task.add_done_callback(lambda _: _hand_over(task, future))
+        future.add_done_callback(lambda _: future.cancelled() and self._loop.call_soon_threadsafe(task.cancel))
+
     def close(self) -> None:
         """Cancel what is left, and end the thread."""
         try:
-            self.wait(self._end())
+            self.wait(self._end)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -52,3 +69,16 @@ class LoopThread:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_default_executor()
+
+
+def _hand_over(task: asyncio.Task[T], future: Future[T]) -> None:
+    """What became of the task; of one that nobody waits for any more, its error goes to the loop's handler."""
+    if task.cancelled():
+        future.cancel()
+    if not future.set_running_or_notify_cancel():
+        return
+    error = task.exception()
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())

@@ -35,7 +35,7 @@ class Session:
     def __enter__(self) -> Self:
         self._loop.start()
         try:
-            self._loop.wait(self._start())
+            self._loop.wait(self._start)
         except BaseException:
             self._close()
             raise
@@ -61,8 +61,8 @@ class Session:
             Problem, ServingError, DatabaseError
         """
         told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        work = self._service.answer(question, Record("session"), told.put if tell else None)
-        future = self._loop.submit(work)
+        grow = told.put if tell else None
+        future = self._loop.submit(lambda: self._service.answer(question, Record("session"), grow))
         future.add_done_callback(lambda _: told.put(None))
         try:
             while (text := told.get()) is not None:
@@ -79,7 +79,7 @@ class Session:
         Raises:
             DatabaseError, SqlError: it cannot be used, and the former one stays.
         """
-        schema = self._loop.wait(self._service.guard.describe(where)) if where else ""
+        schema = self._loop.wait(lambda: self._service.guard.describe(where)) if where else ""
         self._service.settings = self._service.settings.model_copy(update={"database": where})
         return schema
 
@@ -98,11 +98,11 @@ class Session:
             raise DataError(f"{path}: {error.strerror or error}; check the path") from None
         if len(content) > most and not content.startswith(SQLITE_MAGIC):
             raise DataError(f"{path} has more than {most} bytes; a .sql file with CREATE TABLE statements will do")
-        return self._loop.wait(schema_in(self._service, content, path.name, path.expanduser()))
+        return self._loop.wait(lambda: schema_in(self._service, content, path.name, path.expanduser()))
 
     def checked_schema(self, text: str) -> str:
         """As schemas.checked_schema."""
-        return self._loop.wait(checked_schema(self._service, text))
+        return self._loop.wait(lambda: checked_schema(self._service, text))
 
     async def _start(self) -> None:
         await self._open.enter_async_context(self._service.guard)
@@ -113,7 +113,7 @@ class Session:
 
     def _close(self) -> None:
         try:
-            self._loop.wait(self._open.aclose())
+            self._loop.wait(self._open.aclose)
         finally:
             self._loop.close()
 
