@@ -1,9 +1,9 @@
-"""Decoder layers of Llama's kind in a fifth of the operations, for models served in 32 bits on a CPU.
+"""Decoder layers of Llama's kind in a third of the operations, for models served in 32 bits on a CPU.
 
-There a pass over the few tokens of a batch is bound by how many operations it takes, not by what they compute: written
-as transformers writes it, a layer takes some sixty. Here what reads the same input is one matrix product (queries, keys
-and values; gate and up), a product adds to the residual stream itself, and weights lie as (inputs, outputs), which a
-product of few rows reads a quarter to a half faster.
+There a good part of a pass over the few tokens of a batch goes between the operations: written as transformers writes
+it, a layer takes some sixty. Here what reads the same input is one matrix product (queries, keys and values; gate and
+up), a product adds to the residual stream itself, and weights lie as (inputs, outputs), which a product of few rows
+reads a quarter to a half faster.
 """
 
 from __future__ import annotations
