@@ -101,7 +101,6 @@ class VllmServer:
         self._checkpoint: Checkpoint | None = None
         self._cache: Path | None = None
         """On a CPU, where the compiled model is kept; None: it is not compiled."""
-        self._tried_compiler = False
         self._log_begin = 0
         self._progress = progress or (lambda _: None)
         self._keeper: asyncio.subprocess.Process | None = None
@@ -132,6 +131,7 @@ class VllmServer:
                 raise EngineDead(
                     f"vLLM's environment is not there ({python}): run make vllm, or serve with transformers"
                 )
+            self._cache = await asyncio.to_thread(self._find_cache)
             await self._launch()
         except BaseException as error:
             self.state, self.why = "failed", str(error)
@@ -163,9 +163,6 @@ class VllmServer:
 
     async def _launch_once(self) -> None:
         self.state = "starting"
-        checkpoint = await self.checkpoint()
-        if not self._tried_compiler:
-            self._tried_compiler, self._cache = True, await asyncio.to_thread(self._find_cache)
         self.options.log.parent.mkdir(parents=True, exist_ok=True)
         self._log_begin = self.options.log.stat().st_size if self.options.log.exists() else 0
         self._keeper = await asyncio.create_subprocess_exec(
@@ -174,7 +171,7 @@ class VllmServer:
             keeper.__file__,
             str(self.options.log),
             str(self.options.grace_seconds),
-            *self.command(checkpoint),
+            *self.command(await self.checkpoint()),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=environment(self.options.python, self._cache),
